@@ -1,0 +1,132 @@
+"""What a node is told when it is made: limits and configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from brokerless.errors import ConfigError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from brokerless.address import Ticket
+    from brokerless.identity import Identity
+
+KIB = 1024
+MIB = 1024 * KIB
+
+SECRET_CHARACTERS_MIN = 8
+"""Below this a passphrase is guessed offline whatever the stretching."""
+
+SECRET_BYTES_MIN = 32
+"""Raw key material is used as it is, so it must have the strength of the key."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Every bound of a node, each with its unit and its reason. Values out of range raise ``ConfigError``."""
+
+    message_bytes_max: int = 64 * MIB
+    """Largest reliable message. The smaller of both sides' holds; larger data belongs in several messages."""
+    datagram_message_bytes_max: int = 64 * KIB
+    """Largest unreliable message: some 55 datagrams; beyond that, one loss in a hundred loses half of them."""
+    stream_window_bytes: int = 1 * MIB
+    """What a stream's sender may be ahead of its consumer, once the window has grown: 1 Gbit/s at 8 ms."""
+    stream_window_initial_bytes: int = 64 * KIB
+    """What it may be ahead at first, so that a thousand fresh streams cost 64 MiB at most."""
+    send_queue_bytes_max: int = 1 * MIB
+    """What a stream holds for sending before ``send`` says ``SendQueueFull``."""
+    unacknowledged_bytes_max: int = 8 * MIB
+    """What a session holds for sending again: the most that is ever in flight to one peer."""
+    unreliable_queue_bytes_max: int = 1 * MIB
+    """Unreliable messages waiting for the application; the oldest are dropped beyond it."""
+    peer_memory_bytes_max: int = 128 * MIB
+    """Received and not consumed, plus waiting to be sent, for one peer."""
+    memory_bytes_max: int = 512 * MIB
+    """The same for all peers together."""
+    streams_max: int = 32_768
+    """Streams open with one peer; each costs about 2 KiB before its first message."""
+    offers_max: int = 256
+    """Streams of one peer waiting for acceptance; more are rejected, so a flood costs little."""
+    peers_max: int = 4_096
+    """Peers in the roster; records beyond it are ignored and counted."""
+    eager_dials_max: int = 64
+    """Up to this many peers are dialled on discovery; beyond it, on first use: all-pairs grows by the square."""
+    name_bytes_max: int = 64
+    """A name of a peer or stream, in UTF-8: a label, not a document."""
+    metadata_bytes_max: int = 4_096
+    """Metadata of a peer or stream."""
+    liveness_s: float = 5.0
+    """Silence after which a peer is lost. Both sides use the shorter of theirs."""
+    handshake_timeout_s: float = 5.0
+    """From connection to a proven HELLO and INFO; strangers are cut after it."""
+    admit_timeout_s: float = 10.0
+    """How long ``admit`` may think before the answer is no."""
+    redial_min_s: float = 0.1
+    """First wait before dialling again."""
+    redial_max_s: float = 5.0
+    """Longest wait before dialling again."""
+    reassembly_timeout_s: float = 1.0
+    """How long fragments of an unreliable message wait for the rest."""
+    exit_timeout_s: float = 1.0
+    """How long a bus may hold up the interpreter's exit."""
+
+    def __post_init__(self) -> None:
+        for limit in dataclasses.fields(self):
+            value = getattr(self, limit.name)
+            whole = limit.type == "int"
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise ConfigError(f"limits.{limit.name}: expected a number, got {value!r}")
+            if not 0 < value < 2**53:
+                raise ConfigError(f"limits.{limit.name}: must be above 0, got {value!r}")
+        self._require(self.message_bytes_max <= 2**31, "message_bytes_max: at most 2 GiB")
+        self._require(
+            self.datagram_message_bytes_max <= 64 * KIB, "datagram_message_bytes_max: at most 64 KiB"
+        )
+        self._require(
+            self.stream_window_initial_bytes <= self.stream_window_bytes,
+            "stream_window_initial_bytes: at most stream_window_bytes",
+        )
+        self._require(self.stream_window_initial_bytes >= 1024, "stream_window_initial_bytes: at least 1 KiB")
+        self._require(
+            self.peer_memory_bytes_max <= self.memory_bytes_max,
+            "peer_memory_bytes_max: at most memory_bytes_max",
+        )
+        self._require(
+            self.message_bytes_max <= self.peer_memory_bytes_max,
+            "message_bytes_max: at most peer_memory_bytes_max",
+        )
+        self._require(self.name_bytes_max <= 64, "name_bytes_max: at most 64")
+        self._require(self.metadata_bytes_max <= 4_096, "metadata_bytes_max: at most 4,096")
+        self._require(self.redial_min_s <= self.redial_max_s, "redial_min_s: at most redial_max_s")
+
+    @staticmethod
+    def _require(holds: bool, rule: str) -> None:
+        if not holds:
+            raise ConfigError(f"limits.{rule}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeConfig:
+    """Everything a node needs to know. See ``DittoBus`` for the meaning of each; same names, same defaults.
+
+    ``secret`` is kept out of the repr.
+    """
+
+    name: str = ""
+    mesh: str = "dittobus"
+    secret: str | bytes | None = field(default=None, repr=False)
+    trust: str | None = None
+    admit: Callable[..., Any] | None = None
+    identity: str | os.PathLike[str] | Identity | None = field(default=None, repr=False)
+    peers: Sequence[str | Ticket] = ()
+    discovery: Sequence[Any] = ("zeroconf", "registry")
+    interfaces: Sequence[str] | None = None
+    port: int = 0
+    advertise: Sequence[str] = ()
+    directory: str | os.PathLike[str] | None = None
+    metadata: bytes = b""
+    limits: Limits = field(default_factory=Limits)
