@@ -8,7 +8,8 @@ Where an error stands says whose doing it was: ``UsageError`` the caller's, ``St
     │             ClosedError{BusClosed, StreamFinished} ForkedProcessError
     ├ StartError(OSError): PortInUse IdentityInUse
     ├ BusTimeout(TimeoutError): OpenTimeout SendTimeout WaitTimeout
-    ├ PeerError: UnknownPeer(LookupError) AmbiguousPeer(LookupError) NoPath PeerLost PeerRefused{VersionMismatch}
+    ├ PeerError: UnknownPeer(LookupError) AmbiguousPeer(LookupError) NoPath PeerLost
+    │            PeerRefused{VersionMismatch}
     ├ DeliveryUnknown              __cause__: PeerLost, BusTimeout or BusClosed
     ├ StreamError: StreamRejected StreamReset StreamClosed
     ├ EndOfStream(EOFError)

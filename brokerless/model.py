@@ -100,7 +100,7 @@ class Message:
 
 
 class Offer:
-    """A stream that a peer wants to open. Accept or reject it; untaken, it is rejected at its open timeout."""
+    """A stream that a peer wants to open. Untaken, it is rejected at its open timeout."""
 
     __slots__ = ("stream",)
 
@@ -165,7 +165,7 @@ class MessageReceived:
 
 @dataclass(frozen=True, slots=True)
 class SendDone:
-    """A single send is over: acknowledged (reliable) or transmitted (unreliable), or failed with ``error``."""
+    """A single send is over: acknowledged (reliable), transmitted (unreliable), or failed with ``error``."""
 
     send_id: int
     error: BusError | None
@@ -290,7 +290,7 @@ class PeerStats:
 
 @dataclass(frozen=True, slots=True)
 class NodeStats:
-    """Counters of the node. ``rejected_records`` are discovery records that were false, foreign or garbage."""
+    """Counters of the node. ``rejected_records``: discovery records that were false, foreign or garbage."""
 
     peers: int = 0
     links: int = 0
