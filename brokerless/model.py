@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,6 +97,8 @@ class Message:
     channel: int
     received_at: float
     """Monotonic seconds."""
+    origin: Any = field(default=None, repr=False)
+    """The conversation that it came by, which gets its credit back once the message is consumed."""
 
 
 class Offer:

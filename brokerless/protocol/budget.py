@@ -1,0 +1,29 @@
+"""How much of other people's data this node will hold."""
+
+from __future__ import annotations
+
+
+class Budget:
+    """Bytes that may be promised, of one peer and, through ``parent``, of the whole node."""
+
+    def __init__(self, bytes_max: int, parent: Budget | None = None) -> None:
+        self._bytes_max = bytes_max
+        self._parent = parent
+        self.reserved = 0
+        """Bytes promised now."""
+
+    def reserve(self, byte_count: int) -> bool:
+        """Promise that many more; False, and nothing promised, where a budget is spent."""
+        if self.reserved + byte_count > self._bytes_max:
+            return False
+        if self._parent is not None and not self._parent.reserve(byte_count):
+            return False
+        self.reserved += byte_count
+        return True
+
+    def release(self, byte_count: int) -> None:
+        """Give back what was promised."""
+        assert byte_count <= self.reserved, "released more than was reserved"
+        self.reserved -= byte_count
+        if self._parent is not None:
+            self._parent.release(byte_count)

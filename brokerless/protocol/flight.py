@@ -1,0 +1,153 @@
+"""What is under way: packets sent and not acknowledged, the round trip, and how much may be in flight."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from brokerless.errors import RemoteProtocolError
+
+IN_FLIGHT_BYTES_MIN = 256 * 1024
+"""Always allowed in flight: one 64 KiB packet being written, two in the network, one being acknowledged."""
+
+IN_FLIGHT_ROUND_TRIPS = 2.0
+"""Times the bandwidth-delay product: one fills the path, the second covers acknowledgements that come in
+bursts (BBR, Cardwell et al. 2016, uses the same gain)."""
+
+BEST_LIFETIME_S = 10.0
+"""How long the smallest round trip and the largest rate seen are believed, as in BBR."""
+
+
+class RoundTrip:
+    """Smoothed round-trip time and its mean deviation (RFC 6298), in seconds; None until measured."""
+
+    __slots__ = ("jitter_s", "rtt_s")
+
+    def __init__(self) -> None:
+        self.rtt_s: float | None = None
+        self.jitter_s: float | None = None
+
+    def sample(self, seconds: float) -> None:
+        """Take one measurement in."""
+        if self.rtt_s is None or self.jitter_s is None:
+            self.rtt_s, self.jitter_s = seconds, seconds / 2
+        else:
+            self.jitter_s += (abs(self.rtt_s - seconds) - self.jitter_s) / 4
+            self.rtt_s += (seconds - self.rtt_s) / 8
+
+
+class Best:
+    """The best value seen lately: the larger of the best of this period and of the one before."""
+
+    __slots__ = ("_last", "_since", "_this")
+
+    def __init__(self, now: float) -> None:
+        self._this = self._last = 0.0
+        self._since = now
+
+    def sample(self, value: float, now: float) -> None:
+        """Take one measurement in."""
+        if now - self._since > BEST_LIFETIME_S:
+            self._last, self._this, self._since = self._this, value, now
+        elif value > self._this:
+            self._this = value
+
+    @property
+    def value(self) -> float:
+        """The best of one to two lifetimes; 0 until measured."""
+        return max(self._this, self._last)
+
+
+class Receipt(NamedTuple):
+    """What the acknowledgement of a packet tells: messages of ``stream_id`` up to ``sequence`` arrived."""
+
+    stream_id: int
+    sequence: int
+
+
+class _Retained(NamedTuple):
+    packet: bytes
+    receipts: tuple[Receipt, ...]
+    sent_at: float
+    acknowledged_bytes: int  # of the whole flight, when this one was sent: for the delivery rate
+
+
+class Flight:
+    """Numbered packets from the first sending to their acknowledgement.
+
+    Queries: ``sent``, ``acknowledged``, ``byte_count``, ``is_full``, ``packet``. Inputs: ``acknowledge``.
+    Commands: ``add``, ``interrupted``.
+    """
+
+    def __init__(self, bytes_max: int, now: float) -> None:
+        self.sent = 0
+        """Highest number given to a packet; the first is 1."""
+        self.acknowledged = 0
+        """Highest number that the peer has acknowledged."""
+        self.byte_count = 0
+        self.progress_at = now
+        """When an acknowledgement last advanced, or waiting for one began."""
+        self.round_trip = RoundTrip()
+        self._bytes_max = bytes_max
+        self._retained: deque[_Retained] = deque()
+        self._acknowledged_bytes = 0
+        self._rate = Best(now)
+        self._quickness = Best(now)  # of 1 / round trip: its best is the smallest round trip
+        self._measure_from = 1  # packets below this may have been sent twice: no measurement (Karn)
+
+    @property
+    def limit(self) -> int:
+        """How many bytes may be in flight now."""
+        quickness = self._quickness.value
+        wanted = int(IN_FLIGHT_ROUND_TRIPS * self._rate.value / quickness) if quickness else 0
+        return min(max(IN_FLIGHT_BYTES_MIN, wanted), self._bytes_max)
+
+    @property
+    def is_full(self) -> bool:
+        """True when nothing more should be sent before an acknowledgement."""
+        return self.byte_count >= IN_FLIGHT_BYTES_MIN and self.byte_count >= self.limit
+
+    def packet(self, number: int) -> bytes:
+        """Return the unacknowledged packet of that number, to send it again."""
+        return self._retained[number - self.acknowledged - 1].packet
+
+    def add(self, packet: bytes, receipts: tuple[Receipt, ...], now: float) -> None:
+        """Retain the packet numbered ``sent + 1``, which is being sent."""
+        if not self._retained:
+            self.progress_at = now
+        self.sent += 1
+        self.byte_count += len(packet)
+        self._retained.append(_Retained(packet, receipts, now, self._acknowledged_bytes))
+
+    def interrupted(self, now: float) -> None:
+        """What is in flight may be sent again, on another link: measure nothing by it."""
+        self._measure_from = self.sent + 1
+        self.progress_at = now
+
+    def acknowledge(self, number: int, now: float) -> list[Receipt]:
+        """Forget packets up to ``number``; return their receipts.
+
+        Older acknowledgements do no harm. Raises ``RemoteProtocolError`` for one of what was never sent.
+        """
+        if number > self.sent:
+            raise RemoteProtocolError(f"acknowledged packet {number}; the last one sent was {self.sent}")
+        receipts: list[Receipt] = []
+        if number <= self.acknowledged:
+            return receipts
+        while self.acknowledged < number:
+            self.acknowledged += 1
+            retained = self._retained.popleft()
+            self.byte_count -= len(retained.packet)
+            self._acknowledged_bytes += len(retained.packet)
+            receipts.extend(retained.receipts)
+        self.progress_at = now
+        if number >= self._measure_from:
+            self._measure(retained, now)
+        return receipts
+
+    def _measure(self, retained: _Retained, now: float) -> None:
+        elapsed = now - retained.sent_at
+        if elapsed > 0:
+            self.round_trip.sample(elapsed)
+            self._quickness.sample(1 / elapsed, now)
+            self._rate.sample((self._acknowledged_bytes - retained.acknowledged_bytes) / elapsed, now)

@@ -1,0 +1,123 @@
+"""Is the peer there, and does it hear us? Decided by conversation alone.
+
+What counts is *proof*: a sign that the peer heard something we sent: an answer to our ping, an
+acknowledgement that advances, or a ping whose token moved on (the peer moves on only when it has our answer
+to the one before). Anything else it sends proves one direction only, and a one-way path is a loss on both
+sides.
+
+All shares are of the liveness limit, so a shorter limit keeps the proportions: 5 s gives pings after 1 s when
+something is open or waiting, 2 s when idle, suspicion at 2.5 s.
+"""
+
+from __future__ import annotations
+
+import enum
+
+PING_ACTIVE_SHARE = 0.2
+PING_IDLE_SHARE = 0.4
+"""After this share of the limit without proof the lower address pings; the answer proves the path to both."""
+
+PING_LATER_SHARE = 0.08
+"""The higher address waits this much longer: it only pings when the other's pings do not prove it heard."""
+
+PING_SUSPECT_SHARE = 0.1
+"""How often a suspect is pinged."""
+
+SUSPECT_SHARE = 0.5
+"""A peer is suspect after this share of the limit without proof."""
+
+
+class Verdict(enum.Enum):
+    """What the passing of time says about the peer."""
+
+    QUIET = "nothing to do"
+    PING = "ask for a sign of life"
+    LOST = "no proof for the whole limit"
+
+
+class Liveness:
+    """The liveness of one session; ``active`` (streams open, sends waiting) is set by its owner.
+
+    Queries: ``is_suspect``, ``is_confirming``, ``unproven_s``, ``next_deadline``.
+    Inputs: ``pinged``, ``ponged``, ``progressed``, ``expire``, ``stalled``. Outputs: ``ping_token``.
+    """
+
+    def __init__(self, *, limit_s: float, eager: bool, now: float) -> None:
+        """``eager``: ours is the lower address, so we ping first."""
+        self.limit_s = limit_s
+        self.active = False
+        self.is_suspect = False
+        self.is_confirming = False
+        """After a stall of our own: nothing proves the peer but the answer to a ping sent since."""
+        self.ping_token = 1
+        """Token of our next ping; moves on when it has been answered."""
+        self._later_share = 0.0 if eager else PING_LATER_SHARE
+        self._proven_at = now
+        self._pinged_at: float | None = None  # our unanswered ping, last sent
+        self._first_pinged_at: float | None = None  # and first sent
+        self._their_token = 0
+
+    def unproven_s(self, now: float) -> float:
+        """Return how long ago the peer last proved that it hears us."""
+        return now - self._proven_at
+
+    def next_deadline(self) -> float:
+        """Return when ``expire`` wants to be called."""
+        return min(self._ping_at(), self._proven_at + self.limit_s)
+
+    def _ping_at(self) -> float:
+        if self.is_confirming or self.is_suspect:
+            if self._pinged_at is None:
+                return self._proven_at
+            return self._pinged_at + PING_SUSPECT_SHARE * self.limit_s
+        share = (PING_ACTIVE_SHARE if self.active else PING_IDLE_SHARE) + self._later_share
+        ping_at = self._proven_at + share * self.limit_s
+        if self._pinged_at is not None and self._pinged_at >= ping_at:  # asked already: next comes suspicion
+            return self._proven_at + SUSPECT_SHARE * self.limit_s
+        return ping_at
+
+    def pinged(self, token: int, now: float) -> None:
+        """The peer's ping came; it is to be answered with the same token."""
+        if token > self._their_token:
+            advanced = self._their_token > 0
+            self._their_token = token
+            if advanced:
+                self.progressed(now)
+
+    def ponged(self, token: int, now: float) -> float | None:
+        """The peer answered the ping with that token; return the round trip in seconds if it was ours."""
+        if token != self.ping_token or self._first_pinged_at is None or self._pinged_at is None:
+            return None
+        asked_once = self._first_pinged_at == self._pinged_at
+        elapsed = now - self._pinged_at
+        self.ping_token += 1
+        self.is_confirming = False
+        self.progressed(now)
+        return elapsed if asked_once else None
+
+    def progressed(self, now: float) -> None:
+        """The peer proved that it hears us."""
+        if not self.is_confirming:
+            self._proven_at = now
+            self._pinged_at = self._first_pinged_at = None
+            self.is_suspect = False
+
+    def expire(self, now: float) -> Verdict:
+        """Say what time has come for. On ``PING`` the caller sends one with ``ping_token``."""
+        if now >= self._proven_at + self.limit_s:
+            return Verdict.LOST
+        if now < self._ping_at():
+            return Verdict.QUIET
+        if now >= self._proven_at + SUSPECT_SHARE * self.limit_s:
+            self.is_suspect = True
+        self._pinged_at = now
+        if self._first_pinged_at is None:
+            self._first_pinged_at = now
+        return Verdict.PING
+
+    def stalled(self, now: float) -> None:
+        """This process itself stood still: declare nobody lost, and believe nothing that is older."""
+        self.ping_token += 1  # an answer to the ping before may still lie in a socket
+        self.is_confirming = True
+        self._proven_at = now
+        self._pinged_at = self._first_pinged_at = None

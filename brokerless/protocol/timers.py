@@ -1,0 +1,59 @@
+"""Many deadlines, one next."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key")
+
+
+class Timers(Generic[Key]):
+    """The earliest of many deadlines, each under a key. Times are the core's ``now``, in seconds.
+
+    A heap whose outdated entries are skipped when they surface: moving a deadline costs one push, and most
+    deadlines of a healthy session only ever move later.
+
+    Queries: ``next_deadline``. Commands: ``set``, ``set_earlier``, ``remove``. Outputs: ``pop_due``.
+    """
+
+    def __init__(self) -> None:
+        self._when: dict[Key, float] = {}
+        self._heap: list[tuple[float, int, Key]] = []
+        self._pushed = 0
+
+    def next_deadline(self) -> float | None:
+        """Return the earliest deadline, or None."""
+        heap, when = self._heap, self._when
+        while heap and when.get(heap[0][2]) != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def set(self, key: Key, deadline: float | None) -> None:
+        """Put ``key``'s deadline at ``deadline``; None removes it."""
+        if deadline is None:
+            self._when.pop(key, None)
+        elif self._when.get(key) != deadline:
+            self._when[key] = deadline
+            self._pushed += 1  # breaks ties, so that keys need no order
+            heapq.heappush(self._heap, (deadline, self._pushed, key))
+
+    def set_earlier(self, key: Key, deadline: float | None) -> None:
+        """Put ``key``'s deadline at ``deadline`` unless it has an earlier one."""
+        if deadline is not None:
+            present = self._when.get(key)
+            if present is None or deadline < present:
+                self.set(key, deadline)
+
+    def remove(self, key: Key) -> None:
+        """Forget ``key``'s deadline, if it has one."""
+        self._when.pop(key, None)
+
+    def pop_due(self, now: float) -> list[Key]:
+        """Remove and return the keys whose deadline has come, earliest first."""
+        due: list[Key] = []
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            key = heapq.heappop(self._heap)[2]
+            del self._when[key]
+            due.append(key)
+        return due
