@@ -1,0 +1,66 @@
+# Needs make and Python 3.11 or newer with its venv module; everything else goes into .venv.
+
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOCOL_MODULES = $(filter-out __init__,$(basename $(notdir $(wildcard brokerless/protocol/*.py))))
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-protocol test-shell check format bench clean
+
+help:
+	@echo "make demo    two peers in two processes: every promise shown once"
+	@echo "make test    all tests, and the coverage of the protocol"
+	@echo "make check   lint, format, types, layers"
+	@echo "make format  let ruff put the code in order"
+	@echo "make bench   rates and round trips beside plain pyzmq"
+	@echo "make clean   remove what the others made"
+
+demo: $(VENV)/.installed
+	$(BIN)/dittobus demo
+
+test: test-protocol test-shell
+
+# Each module of the pure core is covered completely by its own test file: whole lines and branches. Only here is
+# coverage measured, since tracing would slow down the tests that talk through real sockets.
+test-protocol: $(VENV)/.installed-test
+	$(BIN)/coverage run -m pytest tests/protocol
+	@for module in $(PROTOCOL_MODULES); do \
+		$(BIN)/coverage report --include="brokerless/protocol/$$module.py" \
+			--contexts="^$$,^tests\.protocol\.test_$$module\." --fail-under=100 --show-missing || exit 1; \
+	done
+
+test-shell: $(VENV)/.installed-test
+	$(BIN)/pytest --ignore=tests/protocol
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/stream_rate.py
+	$(BIN)/python benchmarks/latency.py
+
+clean:
+	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist build
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "DittoBus needs Python 3.11 or newer; '$(or $(PYTHON),python3)' is not. Name one: make PYTHON=/path/to/python3.12" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@

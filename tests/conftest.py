@@ -1,0 +1,69 @@
+"""What every test is held to: it leaves no thread, no task and no open descriptor behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+# How fast an example runs says nothing about its truth, least of all on a busy machine.
+settings.register_profile(
+    "dittobus", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("dittobus")
+
+DESCRIPTORS = Path("/proc/self/fd")  # elsewhere than on Linux, descriptors are not watched
+THREAD_END_S = 5.0
+"""How long a thread that was told to end may take: generous, since only a leak waits for it."""
+
+
+def open_descriptors() -> set[tuple[int, str]]:
+    descriptors = set()
+    for name in os.listdir(DESCRIPTORS) if DESCRIPTORS.exists() else ():
+        try:
+            descriptors.add((int(name), os.readlink(DESCRIPTORS / name)))
+        except FileNotFoundError:  # the listing's own
+            continue
+    return descriptors
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread or a descriptor. Set up first, so it looks when all else is gone."""
+    threads, descriptors = set(threading.enumerate()), open_descriptors()
+    yield
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(THREAD_END_S)
+    left_threads = set(threading.enumerate()) - threads
+    assert not left_threads, f"threads left behind: {left_threads}"
+    if open_descriptors() - descriptors:
+        gc.collect()  # what only a cycle of garbage holds, and warns about, is not left open by the test
+    left_descriptors = open_descriptors() - descriptors
+    assert not left_descriptors, f"descriptors left open: {left_descriptors}"
+
+
+@pytest_asyncio.fixture
+async def no_leaked_tasks() -> AsyncIterator[None]:
+    """Fail an asyncio test that leaves a task running, after its asyncio fixtures were torn down."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left, f"tasks left behind: {left}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            # Around all other fixtures, and no_leaks around the event loop, which the other brings along.
+            item.fixturenames[:0] = ["no_leaks", "no_leaked_tasks"]
