@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypeAlias
 
 import msgpack
 
@@ -37,6 +37,9 @@ RELIABILITIES = ("reliable", "unreliable", "sequenced")
 U32_MAX = 2**32 - 1
 U64_MAX = 2**64 - 1
 STREAM_ID_MAX = 2**62 - 1
+BUS_CODE_MIN = 2**31
+"""Codes of rejections and resets from here on are the bus's own; those below belong to applications."""
+
 FIELDS_MAX = 32
 """Most fields of a control frame, known or not: bounds what a small body can make msgpack allocate."""
 
@@ -47,6 +50,7 @@ _PACKET = struct.Struct("!QQ")
 _FRAME = struct.Struct("!BI")
 _DATA = struct.Struct("!QQI")
 _CHUNK = struct.Struct("!QQIII")
+_NIL = b"\xc0"
 
 PACKET_HEADER_BYTES = _PACKET.size
 FRAME_HEADER_BYTES = _FRAME.size
@@ -314,15 +318,27 @@ def _decode_data(body: bytes) -> Data:
         raise WireError("a truncated data frame")
     stream_id, first_sequence, channel = _DATA.unpack_from(body)
     run = body[_DATA.size :]
+    # The hooks refuse the first thing that is no scalar: one byte declares an empty list, which takes 64.
     unpacker = msgpack.Unpacker(
-        max_buffer_size=len(run) + 1, max_array_len=0, max_map_len=0, max_ext_len=0, max_str_len=0
+        max_buffer_size=len(run) + len(_NIL),
+        max_array_len=0,
+        max_map_len=0,
+        max_ext_len=0,
+        max_str_len=0,
+        list_hook=_refuse,
+        object_hook=_refuse,
+        ext_hook=_refuse,
     )
     unpacker.feed(run)
     try:
         messages = list(unpacker)
+        # A run that breaks off within a message ends the iteration like a whole one, and tell() counts what
+        # it has read of the broken one. A nil fed now comes out as nil only between two messages.
+        unpacker.feed(_NIL)
+        whole = unpacker.unpack() is None
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise WireError("a run that is no sequence of byte strings") from error
-    if unpacker.tell() != len(run) or not messages or set(map(type, messages)) != {bytes}:
+    if not whole or set(map(type, messages)) != {bytes}:
         raise WireError("a run that is no sequence of byte strings")
     if stream_id > STREAM_ID_MAX or not 0 < first_sequence <= U64_MAX - len(messages):
         raise WireError("a data frame out of range")
@@ -346,10 +362,27 @@ def _unpack(body: bytes) -> Any:
         raise WireError(f"a control frame of {len(body)} bytes")
     try:
         return msgpack.unpackb(
-            body, use_list=False, max_array_len=FIELDS_MAX, max_map_len=FIELDS_MAX, max_ext_len=0
+            body,
+            use_list=False,
+            max_array_len=FIELDS_MAX,
+            max_map_len=FIELDS_MAX,
+            max_ext_len=0,
+            object_pairs_hook=_map_of,
+            ext_hook=_refuse,
         )
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise WireError("a control frame that is no msgpack") from error
+
+
+def _map_of(pairs: list[tuple[str | bytes, Any]]) -> dict[str | bytes, Any]:
+    # Of two values for one key, two readers could each take another.
+    if len(values := dict(pairs)) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return values
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise ValueError("not allowed here")
 
 
 def _decode_control(code: int, body: bytes) -> Control:
@@ -365,10 +398,13 @@ def _decode_control(code: int, body: bytes) -> Control:
 def _check(where: str, value: Any, allowed: int | tuple[type, int]) -> None:
     if isinstance(allowed, int):
         if type(value) is not int or not 0 <= value <= allowed:
-            raise WireError(f"{where}: expected 0 to {allowed}, got {value!r:.40}")
+            # Only a number is shown: the repr of arrays nested a thousand deep is a RecursionError.
+            got = value if type(value) is int else type(value).__name__
+            raise WireError(f"{where}: expected 0 to {allowed}, got {got}")
         return
     kind, size_max = allowed
-    if type(value) is not kind or len(value.encode() if isinstance(value, str) else value) > size_max:
+    encoded = value.encode() if isinstance(value, str) else value
+    if type(value) is not kind or len(encoded) > size_max:
         raise WireError(f"{where}: expected {kind.__name__} of at most {size_max} bytes")
 
 
