@@ -24,6 +24,9 @@ SECRET_CHARACTERS_MIN = 8
 SECRET_BYTES_MIN = 32
 """Raw key material is used as it is, so it must have the strength of the key."""
 
+MESH_BYTES_MAX = 64
+"""The name of a mesh, in UTF-8: a label, like all names."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:

@@ -16,7 +16,7 @@ from zmq.utils import z85
 
 from brokerless.address import Address
 from brokerless.errors import ConfigError, IdentityInUse, StartError
-from brokerless.private_files import create_private_file, open_private_file, read_all, try_lock
+from brokerless.private_files import open_or_create_private_file, read_all, try_lock
 
 if TYPE_CHECKING:
     import io
@@ -26,9 +26,6 @@ KEY_BYTES = 32
 """A CURVE (Curve25519) key, public or secret."""
 
 _HEADER = b"dittobus identity 1"
-
-_CREATE_ATTEMPTS = 3
-"""Between finding no file and opening the one just made, somebody may remove it; not for ever, though."""
 
 
 class Identity:
@@ -63,14 +60,7 @@ class Identity:
             StartError: the file can be neither read nor made.
         """
         path = Path(path)
-        for _ in range(_CREATE_ATTEMPTS):
-            try:
-                file = open_private_file(path)
-            except FileNotFoundError:
-                create_private_file(path, _encode(cls.generate()))
-            else:
-                return cls._from(file, path)
-        raise StartError(f"cannot create {path}: it disappears as soon as it is made")
+        return cls._from(open_or_create_private_file(path, lambda: _encode(cls.generate())), path)
 
     @classmethod
     def _from(cls, file: io.FileIO, path: Path) -> Identity:

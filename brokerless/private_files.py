@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from brokerless.errors import ConfigError, StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 if sys.platform == "win32":
@@ -43,6 +44,9 @@ _OPEN_FLAGS = (
 _LOCK_OFFSET = 1 << 20
 """Windows locks bytes, and nobody else can read what is locked: so lock one far behind the end."""
 
+_CREATE_ATTEMPTS = 3
+"""Between creating a file and opening it, somebody may remove it; not for ever, though."""
+
 _locked_files: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
 
 
@@ -59,7 +63,7 @@ def make_private_directory(path: Path) -> Path:
         raise StartError(f"cannot make the directory {path}: {error.strerror}") from error
     if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
         raise StartError(f"{path} is not a directory", hint="remove it, or set directory=")
-    if os.name == "posix":
+    if sys.platform != "win32":
         if found.st_uid != os.geteuid():
             raise StartError(f"{path} belongs to another user", hint="set directory= to one of your own")
         if found.st_mode & OTHERS:
@@ -99,7 +103,7 @@ def create_private_file(path: Path, content: bytes) -> bool:
 
 def _created(path: Path) -> io.FileIO:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, FILE_MODE)
-    if os.name == "posix":
+    if sys.platform != "win32":
         os.fchmod(descriptor, FILE_MODE)  # whatever the umask took away
     return io.FileIO(descriptor, "r+")
 
@@ -145,11 +149,21 @@ def open_private_file(path: Path) -> io.FileIO:
 def _require_private(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"{path} is not a regular file")
-    if os.name == "posix":
+    if sys.platform != "win32":
         if found.st_uid != os.geteuid():
             raise ConfigError(f"{path} belongs to another user", hint="only its owner may use it")
         if found.st_mode & OTHERS:
             raise ConfigError(f"{path} is open to other users", hint=f"chmod 600 {path}")
+
+
+def open_or_create_private_file(path: Path, content: Callable[[], bytes]) -> io.FileIO:
+    """Open ``path`` as ``open_private_file`` does, after creating it with ``content()`` if there is none."""
+    for _ in range(_CREATE_ATTEMPTS):
+        try:
+            return open_private_file(path)
+        except FileNotFoundError:
+            create_private_file(path, content())  # if another process is faster, its file is the one to use
+    raise StartError(f"cannot create {path}: it disappears as soon as it is made")
 
 
 def read_all(file: io.FileIO) -> bytes:
@@ -179,5 +193,5 @@ def _close_inherited() -> None:
         file.close()
 
 
-if os.name == "posix":
+if sys.platform != "win32":
     os.register_at_fork(after_in_child=_close_inherited)
