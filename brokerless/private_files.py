@@ -101,6 +101,41 @@ def create_private_file(path: Path, content: bytes) -> bool:
     return True
 
 
+def create_locked_file(path: Path, content: bytes) -> io.FileIO:
+    """Create ``path``, a name nobody has used, with ``content``, locked until what is returned is closed.
+
+    It is complete and locked as soon as it can be seen, and not made to outlast a power failure. Raises
+    ``StartError``.
+    """
+    temporary = path.with_name(f".{path.name}")
+    try:
+        file = _created(temporary)
+        try:
+            file.write(content)
+            if sys.platform == "win32":
+                file.close()  # what is open cannot be renamed there; so it is seen unlocked, for a moment
+                os.rename(temporary, path)
+                file = open_private_file(path)
+                _lock_fresh(file)
+            else:
+                _lock_fresh(file)
+                os.rename(temporary, path)
+        except BaseException:
+            file.close()
+            raise
+    except OSError as error:
+        _unlink_if_there(temporary)
+        if isinstance(error, StartError):
+            raise
+        raise StartError(f"cannot create {path}: {error.strerror}") from error
+    return file
+
+
+def _lock_fresh(file: io.FileIO) -> None:
+    if not try_lock(file):
+        raise StartError("a file just made is locked already", hint="does this file system know locks?")
+
+
 def _created(path: Path) -> io.FileIO:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, FILE_MODE)
     if sys.platform != "win32":
@@ -184,6 +219,25 @@ def try_lock(file: io.FileIO) -> bool:
         return False
     _locked_files.add(file)
     return True
+
+
+def is_locked(file: io.FileIO) -> bool:
+    """Return whether another opening of the file holds the lock. Those who ask do not disturb each other."""
+    if sys.platform == "win32":
+        try:
+            file.seek(_LOCK_OFFSET)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBRLCK, 1)
+        except PermissionError:
+            return True
+        file.seek(_LOCK_OFFSET)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+    else:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 def _close_inherited() -> None:

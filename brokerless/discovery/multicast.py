@@ -1,0 +1,166 @@
+"""The library ``zeroconf``, reduced to publishing one text and hearing those of others.
+
+Of its service browser we make no use: that remembers a pending query for each instance anybody announces,
+without bound, and wants host addresses, of which there are none here. All we need is in TXT records, which
+come with each announcement and with each answer to a query for the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import secrets
+from typing import TYPE_CHECKING
+
+from zeroconf import (  # type: ignore[attr-defined]  # the records are there for use, but in no __all__
+    DNSOutgoing,
+    DNSPointer,
+    DNSQuestion,
+    DNSText,
+    Error,
+    InterfaceChoice,
+    RecordUpdateListener,
+    current_time_millis,
+)
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from zeroconf import RecordUpdate, Zeroconf
+
+SERVICE_TYPE = "_dittobus._tcp.local."
+
+TTL_S = 1_200
+"""How long others may remember us if we die without a goodbye. The library takes no less than 1,125 s."""
+
+FIRST_QUERY_DELAY_S = (0.02, 0.12)
+"""RFC 6762 section 5.2: a random delay, so that machines switched on together do not ask together."""
+
+QUERY_INTERVAL_MIN_S = 1.0
+"""RFC 6762 section 5.2: at least a second, then at least twice as long each time."""
+
+QUERY_INTERVAL_MAX_S = TTL_S / 4
+"""An answer is asked for again after half its life; so at least one query falls into what is left of it."""
+
+KNOWN_ANSWERS_MAX = 512
+"""Names that a query lists as known; the library puts no more than 16 packets of a query together again."""
+
+_TYPE_PTR = 12
+_CLASS_IN = 1
+_FLAGS_QUERY = 0
+
+
+class MulticastDns(RecordUpdateListener):
+    """Publishes one text under random names, and reports what others publish for the same service.
+
+    ``heard(name, text)`` is called for each text that is new, ``lost(name, text)`` for each that is withdrawn
+    or expires; ``known`` are the names that need not be told again. To make one is to open the sockets.
+    """
+
+    def __init__(
+        self,
+        interfaces: Sequence[str] | None,
+        heard: Callable[[str, bytes], None],
+        lost: Callable[[str, bytes], None],
+        known: Iterable[str],
+    ) -> None:
+        super().__init__()
+        self._heard = heard
+        self._lost = lost
+        self._known = known
+        self._service: AsyncServiceInfo | None = None
+        self._sending: set[asyncio.Future[object]] = set()
+        self._query_timer: asyncio.TimerHandle | None = None
+        self._query_interval_s = QUERY_INTERVAL_MIN_S
+        self._zeroconf = AsyncZeroconf(InterfaceChoice.All if interfaces is None else list(interfaces))
+
+    async def start(self) -> None:
+        """Begin to listen and to ask. Raises ``RuntimeError`` if there is nothing to speak on."""
+        try:
+            await self._zeroconf.zeroconf.async_wait_for_start()
+        except Error as error:
+            raise RuntimeError("the sockets could not be opened") from error
+        if not self._zeroconf.zeroconf.engine.senders:
+            raise RuntimeError("no interface takes multicast")
+        self._zeroconf.zeroconf.async_add_listener(self, None)
+        self._ask_in(random.uniform(*FIRST_QUERY_DELAY_S))
+
+    async def publish(self, text: bytes | None) -> None:
+        """Announce a service with ``text``, or none, in the place of the one before."""
+        self._stop_sending()  # what the last one still had to say would bring it back after its goodbye
+        old, self._service = self._service, None
+        if text is not None:
+            label = secrets.token_hex(8)
+            self._service = AsyncServiceInfo(
+                SERVICE_TYPE,
+                f"{label}.{SERVICE_TYPE}",
+                port=0,
+                properties=text,
+                server=f"{label}.local.",
+                host_ttl=TTL_S,
+                other_ttl=TTL_S,
+            )
+            # Random names need no probing, which would take 0.7 s.
+            self._send(
+                await self._zeroconf.async_register_service(self._service, cooperating_responders=True)
+            )
+        if old is not None:
+            self._send(await self._zeroconf.async_unregister_service(old))
+
+    async def update_interfaces(self) -> None:
+        """Speak and listen on interfaces that have come, and no longer on those that have gone."""
+        await self._zeroconf.async_update_interfaces()
+
+    async def close(self) -> None:
+        """Say goodbye and close the sockets. Does nothing the second time."""
+        if self._query_timer is not None:
+            self._query_timer.cancel()
+        cancelled = self._stop_sending()
+        await asyncio.gather(*cancelled, return_exceptions=True)
+        # Once. The library would say it three times in 0.25 s, for which nobody who closes wants to wait; if
+        # it is lost, somebody may dial in vain.
+        goodbye = self._zeroconf.zeroconf.generate_unregister_all_services()
+        if goodbye is not None:
+            self._zeroconf.zeroconf.async_send(goodbye)
+        await self._zeroconf.async_close()
+
+    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
+        """Called by the library for whatever it heard, before it goes into its cache."""
+        for update in records:
+            record = update.new
+            if not isinstance(record, DNSText) or not record.key.endswith(SERVICE_TYPE):
+                continue
+            if record.is_expired(now):
+                self._lost(record.key, record.text)
+            elif update.old is None:  # otherwise it is known, with this very text
+                self._heard(record.key, record.text)
+
+    def _ask_in(self, delay_s: float) -> None:
+        self._query_timer = asyncio.get_running_loop().call_later(delay_s, self._ask)
+
+    def _ask(self) -> None:
+        # Not with the bit that asks for answers by unicast: where several processes of a host listen on the
+        # port, the kernel gives a unicast answer to any one of them.
+        now = current_time_millis()
+        query = DNSOutgoing(_FLAGS_QUERY)
+        query.add_question(DNSQuestion(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN))
+        for name in itertools.islice(self._known, KNOWN_ANSWERS_MAX):
+            pointer = DNSPointer(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN, TTL_S, name)
+            heard = self._zeroconf.zeroconf.cache.async_get_unique(pointer)
+            if heard is not None and heard.get_remaining_ttl(now) > heard.ttl / 2:  # RFC 6762 section 7.1
+                query.add_answer_at_time(heard, now)
+        self._zeroconf.zeroconf.async_send(query)
+        self._ask_in(self._query_interval_s)
+        self._query_interval_s = min(2 * self._query_interval_s, QUERY_INTERVAL_MAX_S)
+
+    def _send(self, sending: Awaitable[object]) -> None:
+        task = asyncio.ensure_future(sending)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    def _stop_sending(self) -> list[asyncio.Future[object]]:
+        for task in self._sending:
+            task.cancel()
+        return list(self._sending)
