@@ -330,6 +330,11 @@ def test_at_most_thirty_two_fields() -> None:
     assert only_frame(control(Pong, [5] * 32)) == Pong(5)
     with pytest.raises(WireError):
         decode_packet(control(Pong, [5] * 33))
+    values = info_values(largest)
+    more = {f"later {number}": number for number in range(32 - len(values))}
+    assert only_frame(info({**values, **more})) == Info(**values)
+    with pytest.raises(WireError):
+        decode_packet(info({**values, **more, "one more": 0}))
 
 
 def test_control_bodies_are_bounded() -> None:
