@@ -6,17 +6,20 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from brokerless.address import Ticket, parse_endpoint
 from brokerless.errors import ConfigError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-    from brokerless.address import Ticket
     from brokerless.identity import Identity
 
 KIB = 1024
 MIB = 1024 * KIB
+
+DISCOVERIES = ("zeroconf", "registry")
+"""Discoveries that have a name; tickets are given in ``peers``."""
 
 SECRET_CHARACTERS_MIN = 8
 """Below this a passphrase is guessed offline whatever the stretching."""
@@ -35,7 +38,7 @@ class Limits:
     message_bytes_max: int = 64 * MIB
     """Largest reliable message. The smaller of both sides' holds; larger data belongs in several messages."""
     datagram_message_bytes_max: int = 64 * KIB
-    """Largest unreliable message: some 55 datagrams; beyond that, one loss in a hundred loses half of them."""
+    """Largest unreliable message: some 55 datagrams; with more, one loss in a hundred loses half of them."""
     stream_window_bytes: int = 1 * MIB
     """What a stream's sender may be ahead of its consumer, once the window has grown: 1 Gbit/s at 8 ms."""
     stream_window_initial_bytes: int = 64 * KIB
@@ -57,7 +60,7 @@ class Limits:
     peers_max: int = 4_096
     """Peers in the roster; records beyond it are ignored and counted."""
     eager_dials_max: int = 64
-    """Up to this many peers are dialled on discovery; beyond it, on first use: all-pairs grows by the square."""
+    """Up to this many peers are dialled on discovery; beyond it on first use: all pairs are the square."""
     name_bytes_max: int = 64
     """A name of a peer or stream, in UTF-8: a label, not a document."""
     metadata_bytes_max: int = 4_096
@@ -82,9 +85,10 @@ class Limits:
             value = getattr(self, limit.name)
             whole = limit.type == "int"
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise ConfigError(f"limits.{limit.name}: expected a number, got {value!r}")
+                kind = "an int" if whole else "a number"
+                raise ConfigError(f"limits.{limit.name}: expected {kind}, got {value!r}")
             if not 0 < value < 2**53:
-                raise ConfigError(f"limits.{limit.name}: must be above 0, got {value!r}")
+                raise ConfigError(f"limits.{limit.name}: must be above 0 and below 2**53, got {value!r}")
         self._require(self.message_bytes_max <= 2**31, "message_bytes_max: at most 2 GiB")
         self._require(
             self.datagram_message_bytes_max <= 64 * KIB, "datagram_message_bytes_max: at most 64 KiB"
@@ -133,3 +137,36 @@ class NodeConfig:
     directory: str | os.PathLike[str] | None = None
     metadata: bytes = b""
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.limits, Limits):
+            raise ConfigError(f"limits: expected Limits, got {type(self.limits).__name__}")
+        if not isinstance(self.name, str) or len(self.name.encode()) > self.limits.name_bytes_max:
+            raise ConfigError(f"name: a str of at most {self.limits.name_bytes_max} bytes in UTF-8")
+        if not isinstance(self.metadata, bytes) or len(self.metadata) > self.limits.metadata_bytes_max:
+            raise ConfigError(f"metadata: bytes, at most {self.limits.metadata_bytes_max} of them")
+        if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 65536:
+            raise ConfigError(f"port: 0 to 65535, got {self.port!r:.40}")
+        if self.admit is not None and not callable(self.admit):
+            raise ConfigError(f"admit: expected a callable, got {type(self.admit).__name__}")
+        self._check_places()
+
+    def _check_places(self) -> None:
+        """Strings where sequences belong are the commonest slip: each character would be taken for one."""
+        for argument in ("peers", "discovery", "interfaces", "advertise"):
+            value = getattr(self, argument)
+            if isinstance(value, (str, bytes)):
+                raise ConfigError(f"{argument}: expected a sequence, got {value!r:.80}")
+        for ticket in self.peers:
+            if not isinstance(ticket, Ticket):
+                Ticket.parse(ticket)
+        for endpoint in self.advertise:
+            parse_endpoint(endpoint)
+        for host in self.interfaces or ():
+            if not isinstance(host, str) or not host:
+                raise ConfigError(f"interfaces: expected addresses such as 192.0.2.7, got {host!r:.80}")
+        for chosen in self.discovery:
+            if isinstance(chosen, str) and chosen not in DISCOVERIES:
+                raise ConfigError(
+                    f"discovery: expected {', '.join(DISCOVERIES)} or an object, got {chosen!r:.80}"
+                )

@@ -8,6 +8,7 @@ each. Everything is checked here, so nobody above sees a value of the wrong type
 
 from __future__ import annotations
 
+import enum
 import struct
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypeAlias
@@ -18,6 +19,9 @@ from brokerless.errors import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+VERSION = 1
+"""Of everything after HELLO; agreed there."""
 
 RUN_BYTES_MAX = 64 * 1024
 """Packed messages in one data frame: large enough to amortise a packet, small enough to be overtaken."""
@@ -141,6 +145,21 @@ class Pong(NamedTuple):
     """Answer to the ping with the same token."""
 
     token: int
+
+
+class Farewell(enum.IntEnum):
+    """Why a session ends. A reader takes codes that it does not know as a plain end."""
+
+    LEFT = 1
+    """The node is closing."""
+    FAULT = 2
+    """The reader broke the protocol."""
+    SUPERSEDED = 3
+    """Another live process has the reader's identity, and came later."""
+    SILENT = 4
+    """The reader was not heard for the liveness limit."""
+    REFUSED = 5
+    """The node's ``admit`` said no."""
 
 
 class Goodbye(NamedTuple):

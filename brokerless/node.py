@@ -1,0 +1,425 @@
+"""A node: the asyncio shell around ``NodeCore``, the transport and the discoveries.
+
+Authors of other faces build on this; users hold ``dittobus``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import logging
+import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brokerless.address import Ticket
+from brokerless.clock import now as read_clock
+from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, IdentityInUse, StartError
+from brokerless.identity import Identity
+from brokerless.private_files import make_private_directory
+from brokerless.protocol import core as actions
+from brokerless.protocol import wire
+from brokerless.protocol.core import NodeCore
+from brokerless.pump import Pump
+from brokerless.transport import Transport
+from brokerless.trust import MeshTrust, mesh_key, private_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from brokerless.address import Address
+    from brokerless.config import NodeConfig
+    from brokerless.discovery import Beacon, Discovery, Hint
+    from brokerless.model import Event, Message, NodeStats, Offer, Peer, PeerStats, Reliability
+    from brokerless.protocol.core import Action
+    from brokerless.protocol.stream import Stream
+
+_log = logging.getLogger("dittobus")
+
+LOOPBACK = ("127.0.0.1",)
+"""Where a bus without a secret listens: it serves this user's processes on this host."""
+
+FLUSH_S = 0.2
+"""How long the goodbyes may take to leave at close."""
+
+
+class Node:
+    """One node of a mesh, on the running asyncio loop; never blocks, and is not thread safe.
+
+    ``on_events`` gets everything that happens, in order, a batch per turn of the loop. ``on_closed``, if set,
+    is called when the node had to close by itself; ``failure`` then says why.
+
+    >>> node = Node(NodeConfig(name="camera"), on_events=print)
+    >>> await node.start()
+    >>> await node.close()
+    """
+
+    def __init__(self, config: NodeConfig, on_events: Callable[[Sequence[Event]], None]) -> None:
+        """Check the configuration; nothing is opened yet. Raises ``ConfigError``, ``IdentityInUse``."""
+        self._config = config
+        self._on_events = on_events
+        self.on_closed: Callable[[], None] | None = None
+        self.failure: StartError | None = None
+        self._identity = config.identity if isinstance(config.identity, Identity) else None
+        if self._identity is None:
+            self._identity = (
+                Identity.generate() if config.identity is None else Identity.load(config.identity)
+            )
+        self.address: Address = self._identity.address
+        self._core: NodeCore | None = None
+        self._pump: Pump | None = None
+        self._transport: Transport | None = None
+        self._trust: MeshTrust | None = None
+        self._discoveries: list[Discovery] = []
+        self._endpoints: tuple[str, ...] = ()
+        self._name, self._metadata = config.name, config.metadata
+        self._admissions: ThreadPoolExecutor | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pid = os.getpid()
+        self._closed = False
+
+    # Life
+
+    async def start(self) -> None:
+        """Bind, listen and announce. Raises ``StartError`` (``PortInUse``, …) with everything undone."""
+        self._check_process()
+        if self._core is not None or self._closed:
+            raise BusClosed("a node starts once", hint="make a new one")
+        loop = asyncio.get_running_loop()
+        directory = await self._derive_trust(loop)
+        assert self._trust is not None
+        assert self._identity is not None
+        config = self._config
+        self._core = NodeCore(
+            address=self.address,
+            boot=secrets.randbits(63) + 1,
+            mesh_key=self._trust.key,
+            limits=config.limits,
+            wake=self._wake,
+            name=self._name,
+            metadata=self._metadata,
+            asks_admission=config.admit is not None,
+        )
+        self._pump = Pump(self._core, self._deliver, self._act, config.limits.liveness_s)
+        self._transport = Transport(
+            self._identity, self._pump, limits=config.limits, packet_bytes_max=wire.PACKET_BYTES_MAX
+        )
+        try:
+            ipc_directory = make_private_directory(directory / "ipc") if directory is not None else None
+            self._endpoints = await self._transport.start(self._hosts, config.port, ipc_directory)
+            self._pump.start(loop, self._transport)
+            await self._start_discoveries(directory)
+        except BaseException:
+            await self._abandon()
+            raise
+
+    async def _derive_trust(self, loop: asyncio.AbstractEventLoop) -> Path | None:
+        config = self._config
+
+        def derive() -> tuple[MeshTrust, Path | None]:
+            # Keys first: a passphrase costs 0.1 s of hashing, and files may be slow; not on the loop.
+            given = None if config.directory is None else make_private_directory(Path(config.directory))
+            trust = mesh_key(config.mesh, config.secret, config.trust, given)
+            return trust, given or private_directory()
+
+        self._trust, directory = await loop.run_in_executor(None, derive)
+        return directory
+
+    @property
+    def _hosts(self) -> Sequence[str]:
+        if self._config.interfaces is not None:
+            return self._config.interfaces
+        assert self._trust is not None
+        return LOOPBACK if self._trust.scope == "host" else ("*",)
+
+    async def _start_discoveries(self, directory: Path | None) -> None:
+        for discovery in self._make_discoveries(directory):
+            try:
+                await discovery.start(self._beacon(), self._learn)
+            except StartError as error:
+                _log.warning("discovery %s does not work here: %s", discovery.name, error)
+                await discovery.close()
+            else:
+                self._discoveries.append(discovery)
+
+    def _make_discoveries(self, directory: Path | None) -> list[Discovery]:
+        made: list[Discovery] = []
+        for chosen in self._config.discovery:
+            if chosen == "zeroconf":
+                from brokerless.discovery.zeroconf import ZeroconfDiscovery  # costs 0.1 s to import
+
+                hosts = self._hosts
+                made.append(ZeroconfDiscovery(None if "*" in hosts else hosts))
+            elif chosen == "registry":
+                from brokerless.discovery.registry import RegistryDiscovery
+
+                assert directory is not None
+                made.append(RegistryDiscovery(make_private_directory(directory / "registry")))
+            else:
+                made.append(chosen)
+        if self._config.peers:
+            from brokerless.discovery.static import StaticDiscovery
+
+            made.append(StaticDiscovery(self._config.peers))
+        return made
+
+    def _beacon(self) -> Beacon:
+        from brokerless.discovery import Beacon
+
+        assert self._core is not None
+        assert self._trust is not None
+        endpoints = tuple(self._config.advertise) or self._endpoints
+        return Beacon(self.address, endpoints, self._core.boot, self._trust.key)
+
+    async def close(self, timeout: float | None = 5.0) -> bool:  # noqa: ASYNC109 - it drains, never raises
+        """Finish what is under way, say goodbye, and let go of everything.
+
+        Returns True if everything sent was acknowledged within ``timeout`` seconds (None: no limit).
+        Closing twice is harmless. After it returns no event is delivered.
+        """
+        if self._closed:
+            return True
+        self._closed = True
+        acknowledged = True
+        core, pump = self._core, self._pump
+        if os.getpid() == self._pid and core is not None and pump is not None and self._transport is not None:
+            deadline = None if timeout is None else read_clock() + timeout
+            core.leave(deadline)
+            await self._until(lambda: core.is_drained, deadline)
+            acknowledged = core.is_drained
+            had_links = core.stats().links > 0
+            core.farewell(pump.now())
+            if had_links:
+                await self._until(lambda: pump.is_flushed, read_clock() + FLUSH_S)
+        await self._abandon()
+        return acknowledged
+
+    async def _until(self, condition: Callable[[], bool], deadline: float | None) -> None:
+        """Turn the pump until the condition holds or the time is up."""
+        assert self._pump is not None
+        while True:
+            self._pump.turn()
+            if condition() or (deadline is not None and read_clock() >= deadline):
+                return
+            await asyncio.sleep(0.005)
+
+    async def _abandon(self) -> None:
+        """Let go of everything, whatever state it is in."""
+        self._closed = True
+        if self._pump is not None:
+            self._pump.stop()
+        await asyncio.gather(*(discovery.close() for discovery in self._discoveries), return_exceptions=True)
+        self._discoveries = []
+        for task in self._tasks:
+            task.cancel()
+        if self._transport is not None:
+            await self._transport.close()
+        if self._admissions is not None:
+            self._admissions.shutdown(wait=False, cancel_futures=True)
+        if self._identity is not None and not isinstance(self._config.identity, Identity):
+            self._identity.release()
+
+    # Queries
+
+    @property
+    def name(self) -> str:
+        """What peers see as our name; may be set while running."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._announce(dataclasses.replace(self._config, name=name).name, self._metadata)
+
+    @property
+    def metadata(self) -> bytes:
+        """What peers see beside the name; may be set while running."""
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: bytes) -> None:
+        self._announce(self._name, dataclasses.replace(self._config, metadata=metadata).metadata)
+
+    def _announce(self, name: str, metadata: bytes) -> None:
+        self._name, self._metadata = name, metadata
+        if self._core is not None and self._pump is not None and not self._closed:
+            self._core.announce(name, metadata, self._pump.now())
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Snapshots of everybody known and not lost."""
+        return () if self._core is None or self._closed else self._core.peers
+
+    def peer(self, address: Address) -> Peer | None:
+        """Return a snapshot of that peer, or None."""
+        return None if self._core is None or self._closed else self._core.peer(address)
+
+    def peer_stats(self, address: Address) -> PeerStats | None:
+        """Return the counters of the present conversation with that peer, or None."""
+        session = None if self._core is None else self._core.session(address)
+        return None if session is None else session.stats()
+
+    def ticket(self) -> Ticket:
+        """Return what another node needs to dial this one. Raises ``BusClosed`` before ``start``."""
+        self._running()
+        endpoints = tuple(self._config.advertise) or self._endpoints
+        return Ticket(self.address, tuple(place for place in endpoints if place.startswith("tcp:")))
+
+    def stats(self) -> NodeStats:
+        """Return the counters of the node."""
+        stats = self._running()[0].stats()
+        rejected = sum(discovery.rejected for discovery in self._discoveries)
+        return dataclasses.replace(stats, rejected_records=rejected)
+
+    # Commands
+
+    def send(
+        self,
+        data: bytes,
+        to: Address,
+        reliability: Reliability,
+        channel: int = 0,
+        timeout: float | None = 10.0,
+    ) -> int:
+        """Send a single message; ``SendDone`` with the returned id follows exactly once.
+
+        Raises ``MessageTooLarge``, ``SendQueueFull``, ``UnknownPeer``, ``PeerLost``, ``BusClosed``.
+        """
+        core, now = self._running()
+        return core.send(data, to, reliability, channel, None if timeout is None else now + timeout, now)
+
+    def open_stream(
+        self, to: Address, reliability: Reliability, name: str, metadata: bytes, timeout: float | None = 10.0
+    ) -> Stream:
+        """Offer a stream; ``StreamOpened`` or ``StreamEnded`` follows. It takes messages at once."""
+        core, now = self._running()
+        if len(name.encode()) > self._config.limits.name_bytes_max:
+            raise ConfigError(f"name: at most {self._config.limits.name_bytes_max} bytes in UTF-8")
+        if len(metadata) > self._config.limits.metadata_bytes_max:
+            raise ConfigError(f"metadata: at most {self._config.limits.metadata_bytes_max} bytes")
+        deadline = None if timeout is None else now + timeout
+        return core.open_stream(to, reliability, name, metadata, deadline, now)
+
+    def accept(self, offer: Offer, metadata: bytes = b"") -> Stream:
+        """Take an offered stream; ``StreamOpened`` and what it has received follow."""
+        core, _ = self._running()
+        core.accept(offer.stream, metadata)
+        return offer.stream
+
+    def reject(self, offer: Offer, code: int = 0, reason: str = "") -> None:
+        """Turn an offered stream down; its opener gets ``StreamRejected`` with both."""
+        self._running()
+        offer.stream.reject(code, reason)
+
+    def close_stream(self, stream: Stream, timeout: float | None) -> None:
+        """Close a stream, draining what it holds for at most ``timeout`` seconds; ``StreamEnded`` follows."""
+        _, now = self._running()
+        stream.close(None if timeout is None else now + timeout)
+
+    def consume(self, message: Message) -> None:
+        """The application is done with a single message: its sender may send more."""
+        if not self._closed and message.origin is not None:
+            message.origin.consume(message)
+
+    def want(self, address: Address) -> None:
+        """Dial a known peer, even where the mesh is too large to dial everybody."""
+        core, now = self._running()
+        core.want(address, now)
+
+    def _running(self) -> tuple[NodeCore, float]:
+        self._check_process()
+        if self._core is None or self._pump is None or self._closed:
+            raise BusClosed("the bus is not running", hint="start() it, or make a new one")
+        return self._core, self._pump.now()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError(
+                "this bus was made in another process", hint="make a new one after fork()"
+            )
+
+    # What the pump and the discoveries call
+
+    def _wake(self) -> None:
+        if self._pump is not None:
+            self._pump.wake()
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        self._on_events(events)
+
+    def _learn(self, hint: Hint) -> None:
+        if self._core is None or self._pump is None or self._closed:
+            return
+        # Who registers on this host after us looks for us at once; who was there before must be dialled.
+        prompt = hint.source == "registry"
+        self._core.learn(hint.address, hint.source, hint.endpoints, hint.boot, self._pump.now(), prompt)
+        self._pump.wake()
+
+    def _act(self, action: Action) -> None:
+        assert self._transport is not None
+        assert self._core is not None
+        assert self._pump is not None
+        match action:
+            case actions.Dial(remote, endpoint):
+                self._dial(remote, endpoint)
+            case actions.Cut(link, reason):
+                _log.debug("cutting link %d: %s", link, reason)
+                self._transport.cut(link)
+            case actions.Confirm(link):
+                self._transport.confirm(link)
+            case actions.Admit(link, peer):
+                self._start_task(self._ask_admission(link, peer))
+            case actions.Refused(error):
+                _log.warning("%s", error)
+            case actions.Superseded():
+                self.failure = IdentityInUse(
+                    "another live process has this identity", hint="give each process an identity of its own"
+                )
+                _log.error("closing: %s", self.failure)
+                self._start_task(self._close_superseded())
+
+    def _dial(self, remote: Address, endpoint: str) -> None:
+        assert self._transport is not None
+        assert self._core is not None
+        assert self._pump is not None
+        try:
+            link = self._transport.dial(endpoint, remote)
+        except OSError as error:  # no descriptor left, an address that cannot be
+            _log.debug("cannot dial %s: %s", endpoint, error)
+            self._core.dial_failed(remote, endpoint, self._pump.now())
+        else:
+            self._core.dialled(link, remote, endpoint, self._pump.now())
+
+    def _start_task(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _close_superseded(self) -> None:
+        await self.close(timeout=0)
+        if self.on_closed is not None:
+            self.on_closed()
+
+    async def _ask_admission(self, link: int, peer: Peer) -> None:
+        """Ask ``admit`` about a peer, off the loop unless it is a coroutine. Anything odd is a no."""
+        admit = self._config.admit
+        assert admit is not None
+        try:
+            async with asyncio.timeout(self._config.limits.admit_timeout_s):
+                if inspect.iscoroutinefunction(admit):
+                    answer = await admit(peer)
+                else:
+                    if self._admissions is None:
+                        self._admissions = ThreadPoolExecutor(1, thread_name_prefix="dittobus-admit")
+                    answer = await asyncio.get_running_loop().run_in_executor(self._admissions, admit, peer)
+        except TimeoutError:
+            answer = "nobody decided in time"
+        except Exception:
+            _log.exception("admit failed for %s, which is refused", peer.address.short)
+            answer = False
+        refusal = None if answer is True else answer if isinstance(answer, str) and answer else "not admitted"
+        if self._core is not None and self._pump is not None and not self._closed:
+            self._core.admitted(link, refusal, self._pump.now())
+            self._pump.wake()

@@ -1,0 +1,590 @@
+"""What a node does, without I/O: links, handshakes, peers, sessions and the dial plan under one roof.
+
+The shell (``brokerless.node``, or the simulator) moves bytes and keeps the clock::
+
+    inputs    dialled, dial_failed, link_opened, link_message, link_closed, learn, admitted, expire, stalled
+    commands  send, open_stream, accept, want, announce, leave, farewell, and those of the streams
+    outputs   take_actions, take_sendable + next_message, take_events, next_deadline
+
+After every input or command the shell drains the outputs. ``wake`` is called when a command made some, so
+that nobody need ask in vain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from brokerless.errors import (
+    BusClosed,
+    PeerLost,
+    PeerRefused,
+    RemoteProtocolError,
+    UnknownPeer,
+    UsageError,
+)
+from brokerless.model import LossReason, NodeStats, PeerChanged, Reliability
+from brokerless.protocol import wire
+from brokerless.protocol.association import Nonce
+from brokerless.protocol.budget import Budget
+from brokerless.protocol.handshake import Handshake, Role, State
+from brokerless.protocol.peering import Link, LinkPhase, Peering
+from brokerless.protocol.roster import Roster
+from brokerless.protocol.session import Session, SessionState
+from brokerless.protocol.timers import Timers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from brokerless.address import Address
+    from brokerless.config import Limits
+    from brokerless.model import Event, Peer
+    from brokerless.protocol.stream import Stream
+
+LAST_WORD_S = 0.25
+"""How long a link stays after a refusal or goodbye, so that the word gets out before the cut."""
+
+ADMIT_HELD_BYTES_MAX = 512 * 1024
+"""What may come on a link before ``admit`` has decided: twice what a fresh session has in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Dial the endpoint, then call ``dialled``, or ``dial_failed`` if it cannot even be tried."""
+
+    remote: Address
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Cut the link; no ``link_closed`` is to follow."""
+
+    link: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """The other end of the link has proven the secret: it is no stranger any more."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Ask the application about this peer, then call ``admitted``."""
+
+    link: int
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A link that we dialled was refused; for the log."""
+
+    error: PeerRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A newer process has our identity: close, and do not come back."""
+
+
+Action: TypeAlias = Dial | Cut | Confirm | Admit | Refused | Superseded
+
+
+class NodeCore:
+    """The pure half of a node. See the module's text for the order of calls. It is the ``PeeringHost``."""
+
+    def __init__(
+        self,
+        *,
+        address: Address,
+        boot: int,
+        mesh_key: bytes,
+        limits: Limits,
+        wake: Callable[[], None],
+        name: str = "",
+        metadata: bytes = b"",
+        asks_admission: bool = False,
+        versions: Sequence[int] = (wire.VERSION,),
+    ) -> None:
+        self.address = address
+        self.boot = boot
+        self.name = name
+        self.metadata = metadata
+        self.asks_admission = asks_admission
+        self.limits = limits
+        self.roster = Roster(address, limits)
+        self.handshakes_refused = 0
+        self._mesh_key = mesh_key
+        self._versions = versions
+        self._wake = wake
+        self._budget = Budget(limits.memory_bytes_max)
+        self._peers: dict[Address, Peering] = {}
+        self._links: dict[int, Link] = {}
+        self._timers: Timers[Address | int] = Timers()  # of sessions by address, of links by number
+        self._touched: set[Address] = set()
+        self._sendable: dict[int, None] = {}  # an ordered set: who asked first goes first
+        self._actions: list[Action] = []
+        self._events: list[Event] = []
+        self._epoch = 0
+        self._send_id = 0
+        self._leaving = False
+
+    # Queries
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Everybody known and not lost."""
+        return tuple(peering.snapshot() for peering in self._peers.values() if peering.loss is None)
+
+    def peer(self, address: Address) -> Peer | None:
+        """Return a snapshot of that peer, or None."""
+        peering = self._peers.get(address)
+        return peering.snapshot() if peering is not None and peering.loss is None else None
+
+    def session(self, address: Address) -> Session | None:
+        """Return the present session with that peer, or None."""
+        peering = self._peers.get(address)
+        return None if peering is None else peering.session
+
+    @property
+    def sessions(self) -> list[Session]:
+        """All present sessions."""
+        return [peering.session for peering in self._peers.values() if peering.session is not None]
+
+    @property
+    def is_drained(self) -> bool:
+        """True when nothing waits to be sent or acknowledged, and no stream is open."""
+        return all(session.is_idle and not session.streams for session in self.sessions)
+
+    @property
+    def has_output(self) -> bool:
+        """True when a link has something to say."""
+        return bool(self._sendable)
+
+    def next_deadline(self) -> float | None:
+        """Return when ``expire`` wants to be called, or None."""
+        while self._touched:
+            address = self._touched.pop()
+            session = self.session(address)
+            if session is not None:
+                self._timers.set_earlier(address, session.next_deadline())
+        deadlines = (self._timers.next_deadline(), self.roster.next_deadline())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def stats(self) -> NodeStats:
+        """Return the counters; those of discovery are the shell's."""
+        return NodeStats(
+            peers=sum(peering.joined for peering in self._peers.values()),
+            links=len(self._links),
+            handshakes_refused=self.handshakes_refused,
+        )
+
+    # Inputs: links
+
+    def dialled(self, link: int, remote: Address, endpoint: str, now: float) -> None:
+        """The shell dials; ``link_opened`` or ``link_closed`` of that link follows."""
+        self._add_link(link, remote, LinkPhase.CONNECTING, Role.DIALLER, endpoint, now)
+
+    def dial_failed(self, remote: Address, endpoint: str, now: float) -> None:
+        """The shell could not even try."""
+        self.roster.dial_failed(remote, endpoint, now)
+
+    def link_opened(self, link: int, remote: Address, now: float) -> None:
+        """A dialled link is connected, or ``remote``, by its CURVE key, has made one to us."""
+        present = self._links.get(link)
+        if present is None:
+            if remote == self.address:
+                self._actions.append(Cut(link, "it is our own"))
+            else:
+                self._add_link(link, remote, LinkPhase.HELLO, Role.ACCEPTOR, "", now)
+        elif present.phase is LinkPhase.CONNECTING:
+            present.phase = LinkPhase.HELLO
+            hello = present.handshake.start()
+            assert hello is not None  # a dialler speaks first
+            self.say(present, hello)
+
+    def _add_link(
+        self, number: int, remote: Address, phase: LinkPhase, role: Role, endpoint: str, now: float
+    ) -> None:
+        handshake = Handshake(
+            role, mesh_key=self._mesh_key, local=self.address, remote=remote, versions=self._versions
+        )
+        self._links[number] = Link(number, remote, phase, handshake, endpoint)
+        self._timers.set(number, now + self.limits.handshake_timeout_s)
+
+    def link_closed(self, link: int, reason: str, now: float) -> None:
+        """A link failed, or the other side cut it."""
+        present = self._links.get(link)
+        if present is not None:
+            self._forget_link(present, now)
+
+    def _forget_link(self, link: Link, now: float) -> None:
+        del self._links[link.id]
+        self._timers.remove(link.id)
+        self._sendable.pop(link.id, None)
+        peering = self._peers.get(link.remote)
+        if peering is not None:
+            peering.link_gone(link, now)
+        if link.endpoint:
+            self.roster.dial_failed(link.remote, link.endpoint, now)  # no effect on one that had succeeded
+
+    def link_message(self, link: int, data: bytes, now: float) -> None:
+        """A ZeroMQ message came."""
+        present = self._links.get(link)
+        if present is None or present.phase in (LinkPhase.CONNECTING, LinkPhase.ENDING):
+            return
+        try:
+            if present.phase is LinkPhase.HELLO:
+                self._hello(present, data, now)
+            elif present.phase is LinkPhase.ADMISSION:
+                self._hold(present, data, now)
+            else:
+                self._packet(present, data, now)
+        except RemoteProtocolError as error:
+            self._fault(present, error, now)
+
+    def _hello(self, link: Link, data: bytes, now: float) -> None:
+        replies = link.handshake.receive(data)
+        if link.handshake.state is State.REFUSED:
+            self.handshakes_refused += 1
+            refusal = link.handshake.refusal
+            assert refusal is not None
+            if replies:
+                self.end_link(link, replies[0], now)
+            else:
+                self._refused(link, refusal, now)
+            return
+        for reply in replies:
+            self.say(link, reply)
+        link.phase = LinkPhase.INFO
+        self._actions.append(Confirm(link.id))
+        peering = self._peering(link.remote)
+        peering.links[link.id] = link
+        peering.announce(link, now)
+
+    def _refused(self, link: Link, refusal: PeerRefused, now: float) -> None:
+        """The peer we dialled will not have us: who waits for it need not wait longer."""
+        self._actions.append(Refused(refusal))
+        self.cut(link, str(refusal), now)
+        peering = self._peers.get(link.remote)
+        if peering is not None and peering.session is not None:
+            if peering.session.state is SessionState.FRESH:
+                peering.end(LossReason.EXPELLED, refusal, now)
+        self.roster.rest(link.remote, now)
+
+    def _packet(self, link: Link, data: bytes, now: float) -> None:
+        packet = wire.decode_packet(data)
+        if link.phase is LinkPhase.INFO and not (packet.number == 0 and packet.frames):
+            return  # of a session that ended while this was under way
+        self._peering(link.remote).packet(link, packet, len(data), now)
+
+    def _hold(self, link: Link, data: bytes, now: float) -> None:
+        link.held_bytes += len(data)
+        if link.held_bytes > ADMIT_HELD_BYTES_MAX:
+            self.cut(link, "too much came before admission", now)
+        else:
+            link.held.append(data)
+
+    def _fault(self, link: Link, error: RemoteProtocolError, now: float) -> None:
+        """The peer broke the rules: its conversation ends with the reason, everybody else's goes on."""
+        peering = self._peers.get(link.remote)
+        if link.phase is LinkPhase.HELLO or peering is None:
+            self.handshakes_refused += 1
+            self.cut(link, str(error), now)
+            return
+        farewell = wire.Goodbye(wire.Farewell.FAULT, str(error)[:200])
+        lost = PeerLost(f"expelled: {error}", reason=LossReason.EXPELLED.value, peer=link.remote)
+        lost.__cause__ = error
+        peering.end(LossReason.EXPELLED, lost, now, farewell)
+        self.roster.rest(link.remote, now)
+
+    def admitted(self, link: int, refusal: str | None, now: float) -> None:
+        """The application has decided: None lets the peer in, a text says why not."""
+        present = self._links.get(link)
+        if present is None or present.phase is not LinkPhase.ADMISSION:
+            return
+        peering = self._peering(present.remote)
+        if refusal is not None:
+            self.handshakes_refused += 1
+            error = PeerRefused(reason=refusal, peer=present.remote)
+            peering.end(LossReason.EXPELLED, error, now, wire.Goodbye(wire.Farewell.REFUSED, refusal[:200]))
+            self.roster.rest(present.remote, now)
+            return
+        info, held = present.info, present.held
+        present.info, present.held, present.held_bytes = None, [], 0
+        assert info is not None
+        self._timers.set(present.id, now + self.limits.handshake_timeout_s)
+        try:
+            peering.associate(present, info, now)
+        except RemoteProtocolError as error:
+            self._fault(present, error, now)
+        for data in held:
+            self.link_message(link, data, now)
+
+    # Inputs: discovery and time
+
+    def learn(
+        self,
+        address: Address,
+        source: str,
+        endpoints: Sequence[str],
+        boot: int,
+        now: float,
+        prompt: bool = False,
+    ) -> None:
+        """A discovery says where a peer may be; no endpoints: the source has withdrawn it."""
+        if address == self.address:
+            return
+        known = self.roster.learn(address, source, endpoints, boot, now, prompt)
+        peering = self._peers.get(address)
+        if not known:
+            if peering is not None and not peering.links and peering.session is None:
+                del self._peers[address]
+        elif peering is None:
+            peering = self._peering(address)
+            peering.is_dialled = self.roster.is_dialling(address)
+            self.emit(PeerChanged(peering.snapshot()))
+
+    def expire(self, now: float) -> None:
+        """Act on what time has come for."""
+        self.next_deadline()  # takes in what was touched since
+        for key in self._timers.pop_due(now):
+            if isinstance(key, int):
+                self._link_expired(self._links[key], now)
+            elif (peering := self._peers.get(key)) is not None:
+                peering.expire(now)
+                self._touched.add(key)
+        if not self._leaving:
+            self._actions.extend(Dial(address, endpoint) for address, endpoint in self.roster.plan(now))
+
+    def _link_expired(self, link: Link, now: float) -> None:
+        if link.phase is LinkPhase.ADMISSION:
+            self.admitted(link.id, "nobody decided in time", now)
+        elif link.phase is LinkPhase.ENDING:
+            self.cut(link, "done", now)
+        else:
+            self.cut(link, f"no {link.phase.value} in time", now)
+
+    def stalled(self, now: float) -> None:
+        """This process stood still for long: nobody is lost, nothing older is believed, without asking."""
+        for session in self.sessions:
+            session.stalled(now)
+            self.touch(session.remote)
+
+    # Commands
+
+    def send(
+        self,
+        data: bytes,
+        to: Address,
+        reliability: Reliability,
+        channel: int,
+        deadline: float | None,
+        now: float,
+    ) -> int:
+        """Send a single message; ``SendDone`` with the id follows. Raises ``UsageError``, ``PeerError``."""
+        _require_reliable(reliability)
+        session = self._session_to(to, now)
+        self._send_id += 1
+        session.singles.send(channel, data, self._send_id, deadline)
+        return self._send_id
+
+    def open_stream(
+        self,
+        to: Address,
+        reliability: Reliability,
+        name: str,
+        metadata: bytes,
+        deadline: float | None,
+        now: float,
+    ) -> Stream:
+        """Offer a stream; ``StreamOpened`` or ``StreamEnded`` follows. Raises as ``send`` does."""
+        _require_reliable(reliability)
+        return self._session_to(to, now).open_stream(reliability, name, metadata, deadline)
+
+    def accept(self, stream: Stream, metadata: bytes) -> None:
+        """Take an offered stream. One that is over by now stays over."""
+        session = self.session(stream.peer)
+        if session is not None and session.streams.get(stream.id) is stream:
+            session.accept(stream, metadata)
+
+    def _session_to(self, to: Address, now: float) -> Session:
+        peering = self._peers.get(to)
+        if peering is None:
+            raise UnknownPeer(
+                f"no peer {to.short} has been heard of",
+                peer=to,
+                hint="wait_for_peer, or give its ticket in peers=",
+            )
+        if peering.loss is not None:
+            raise PeerLost(reason=peering.loss.value, peer=to, hint="wait_for_peer until it is back")
+        session = peering.session_for_use(now)
+        if not session.links:
+            self.roster.set_waiting(to, True)
+            self.roster.want(to, now)
+            self._wake()
+        return session
+
+    def want(self, address: Address, now: float) -> None:
+        """Dial a known peer, whatever the size of the roster."""
+        if address in self.roster:
+            self.roster.want(address, now)
+            self._wake()
+
+    def announce(self, name: str, metadata: bytes, now: float) -> None:
+        """Change what every peer is told of this node."""
+        self.name, self.metadata = name, metadata
+        for peering in self._peers.values():
+            for link in peering.links.values():
+                if link.phase is LinkPhase.READY:
+                    peering.announce(link, now)
+
+    def leave(self, deadline: float | None) -> None:
+        """Close every stream, draining until ``deadline``; wait for ``is_drained``, then ``farewell``."""
+        self._leaving = True
+        for session in self.sessions:
+            for stream in list(session.streams.values()):
+                stream.close(deadline)
+
+    def farewell(self, now: float) -> None:
+        """Say goodbye to everybody and end all sessions."""
+        self._leaving = True
+        for peering in list(self._peers.values()):
+            goodbye = wire.Goodbye(wire.Farewell.LEFT, "")
+            peering.end(LossReason.LEFT, BusClosed("the bus was closed", peer=peering.address), now, goodbye)
+
+    # Outputs
+
+    def take_actions(self) -> list[Action]:
+        """Return what the shell is to do, in order."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def take_events(self) -> list[Event]:
+        """Return what happened, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def take_sendable(self) -> list[int]:
+        """Return the links that have something to send: call ``next_message`` until it gives None."""
+        sendable = list(self._sendable)
+        self._sendable.clear()
+        return sendable
+
+    def next_message(self, link: int, now: float) -> bytes | None:
+        """Return the next ZeroMQ message for that link, or None. What is returned counts as sent."""
+        present = self._links.get(link)
+        if present is None:
+            return None
+        if present.outbox:
+            return present.outbox.popleft()
+        session = self.session(present.remote)
+        if session is None or present.phase is not LinkPhase.READY:
+            return None
+        self._touched.add(present.remote)  # something is in flight: the stuck-link deadline
+        return session.next_packet(link, now)
+
+    # What peerings ask of their host
+
+    def _peering(self, address: Address) -> Peering:
+        peering = self._peers.get(address)
+        if peering is None:
+            peering = self._peers[address] = Peering(self, address)
+        return peering
+
+    def new_session(self, remote: Address, now: float) -> Session:
+        """Make a fresh session with a nonce never used before."""
+        self._epoch += 1
+        return Session(
+            local=self.address,
+            remote=remote,
+            nonce=Nonce(self.boot, self._epoch),
+            limits=self.limits,
+            budget=Budget(self.limits.peer_memory_bytes_max, self._budget),
+            emit=self.emit,
+            wake=self._wake_link,
+            touch=lambda: self.touch(remote),
+            now=now,
+        )
+
+    def _wake_link(self, link: int) -> None:
+        if link not in self._sendable:
+            self._sendable[link] = None
+            self._wake()
+
+    def touch(self, remote: Address) -> None:
+        """The session's next deadline may have come nearer."""
+        self._touched.add(remote)
+        self._wake()
+
+    def emit(self, event: Event) -> None:
+        """Pass an event upward."""
+        self._events.append(event)
+        self._wake()
+
+    def say(self, link: Link, message: bytes) -> None:
+        """Send on a link, before its session's packets."""
+        link.outbox.append(message)
+        self._wake_link(link.id)
+
+    def cut(self, link: Link, reason: str, now: float) -> None:
+        """Cut a link at once."""
+        self._actions.append(Cut(link.id, reason))
+        self._forget_link(link, now)
+
+    def end_link(self, link: Link, last_word: bytes, now: float) -> None:
+        """Send a last word, and cut the link when it has had time to get out."""
+        link.phase = LinkPhase.ENDING
+        peering = self._peers.get(link.remote)
+        if peering is not None:
+            peering.links.pop(link.id, None)
+        self._timers.set(link.id, now + LAST_WORD_S)
+        self.say(link, last_word)
+
+    def ask_admission(self, link: Link, peer: Peer, now: float) -> None:
+        """Ask the application about a peer."""
+        self._timers.set(link.id, now + self.limits.admit_timeout_s)
+        self._actions.append(Admit(link.id, peer))
+
+    def connected(self, link: Link, now: float) -> None:
+        """The link carries a session: other dials of ours to the peer are needless, and, on the lower side,
+        older links too: one side must decide, or each would cut what the other keeps."""
+        self._timers.remove(link.id)
+        if link.endpoint:
+            self.roster.dial_succeeded(link.remote, link.endpoint)
+        self.roster.connected(link.remote)
+        for other in [other for other in self._links.values() if other.remote == link.remote]:
+            needless = other.endpoint and other.phase not in (LinkPhase.READY, LinkPhase.ENDING)
+            older = other.phase is LinkPhase.READY and self.address < link.remote
+            if other is not link and (needless or older):
+                self.cut(other, "another link serves", now)
+
+    def disconnected(self, remote: Address, now: float) -> None:
+        """The peer has no ready link any more."""
+        session = self.session(remote)
+        self.roster.set_waiting(remote, session is not None)
+        self.roster.disconnected(remote, now)
+
+    def doubted(self, remote: Address, now: float) -> None:
+        """The peer has become suspect: try a second link."""
+        self.roster.dial_again(remote, now)
+
+    def superseded(self) -> None:
+        """A newer process has this node's identity."""
+        self._actions.append(Superseded())
+
+    def rest(self, remote: Address, now: float) -> None:
+        """Leave the peer alone for a while."""
+        self.roster.set_waiting(remote, False)
+        self.roster.rest(remote, now)
+
+
+def _require_reliable(reliability: Reliability) -> None:
+    if reliability is not Reliability.RELIABLE:
+        raise UsageError(
+            f"{reliability.value} delivery is not available in this version", hint="use RELIABLE"
+        )

@@ -1,0 +1,322 @@
+"""One peer across its incarnations: its links, its present session, and what is told of it upward."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from brokerless.errors import PeerLost, PeerRefused
+from brokerless.model import (
+    LossReason,
+    Path,
+    Peer,
+    PeerChanged,
+    PeerJoined,
+    PeerLeft,
+    PeerState,
+    ReliablePath,
+)
+from brokerless.protocol import wire
+from brokerless.protocol.association import Nonce, Verdict, judge
+from brokerless.protocol.session import Session, SessionState
+
+if TYPE_CHECKING:
+    from brokerless.address import Address
+    from brokerless.errors import BusError
+    from brokerless.model import Event
+    from brokerless.protocol.handshake import Handshake
+
+LOSSES: dict[int, LossReason] = {
+    wire.Farewell.LEFT: LossReason.LEFT,
+    wire.Farewell.FAULT: LossReason.EXPELLED,
+    wire.Farewell.SUPERSEDED: LossReason.EXPELLED,
+    wire.Farewell.SILENT: LossReason.EXPELLED,
+    wire.Farewell.REFUSED: LossReason.EXPELLED,
+}
+"""What the peer's goodbye means for us."""
+
+
+class LinkPhase(enum.Enum):
+    """How far a link is; the value says what it waits for."""
+
+    CONNECTING = "connection"
+    HELLO = "hello"
+    INFO = "info"
+    ADMISSION = "admission"
+    READY = "packets"
+    ENDING = "its last word to get out"
+
+
+class Link:
+    """One link, of either side's making."""
+
+    __slots__ = ("endpoint", "handshake", "held", "held_bytes", "id", "info", "outbox", "phase", "remote")
+
+    def __init__(
+        self, link: int, remote: Address, phase: LinkPhase, handshake: Handshake, endpoint: str
+    ) -> None:
+        self.id = link
+        self.remote = remote
+        self.phase = phase
+        self.handshake = handshake
+        self.endpoint = endpoint
+        """What we dialled, empty for an accepted link."""
+        self.outbox: deque[bytes] = deque()
+        """What goes out before the session's packets."""
+        self.info: wire.Info | None = None
+        """What the peer told, while it waits for admission."""
+        self.held: list[bytes] = []
+        self.held_bytes = 0
+        """What came meanwhile."""
+
+
+class PeeringHost(Protocol):
+    """What a peering asks of its node."""
+
+    name: str
+    metadata: bytes
+    asks_admission: bool
+
+    def new_session(self, remote: Address, now: float) -> Session:
+        """Make a fresh session with a nonce never used before."""
+
+    def emit(self, event: Event) -> None:
+        """Pass an event upward."""
+
+    def say(self, link: Link, message: bytes) -> None:
+        """Send on a link, before its session's packets."""
+
+    def cut(self, link: Link, reason: str, now: float) -> None:
+        """Cut a link at once."""
+
+    def end_link(self, link: Link, last_word: bytes, now: float) -> None:
+        """Send a last word, and cut the link when it has had time to get out."""
+
+    def ask_admission(self, link: Link, peer: Peer, now: float) -> None:
+        """Ask the application about a peer."""
+
+    def connected(self, link: Link, now: float) -> None:
+        """The link carries a session."""
+
+    def disconnected(self, remote: Address, now: float) -> None:
+        """The peer has no ready link any more."""
+
+    def doubted(self, remote: Address, now: float) -> None:
+        """The peer has become suspect: try a second link."""
+
+    def rest(self, remote: Address, now: float) -> None:
+        """Leave the peer alone for a while."""
+
+    def superseded(self) -> None:
+        """A newer process has this node's identity."""
+
+    def touch(self, remote: Address) -> None:
+        """The session's next deadline may have come nearer."""
+
+
+class Peering:
+    """One address as this node knows it.
+
+    Queries: ``snapshot``, ``joined``, ``loss``.
+    Inputs: ``info``, ``associate``, ``packet``, ``link_gone``, ``expire``, ``settle``.
+    Commands: ``session_for_use``, ``announce``, ``end``.
+    """
+
+    def __init__(self, host: PeeringHost, address: Address) -> None:
+        self.address = address
+        self.session: Session | None = None
+        self.links: dict[int, Link] = {}
+        self.joined = False
+        self.loss: LossReason | None = None
+        """Why it was lost, until it joins again; it is told of to nobody as long."""
+        self.is_dialled = False
+        self._host = host
+        self._name = ""
+        self._metadata = b""
+        self._suspect = False
+
+    # Queries
+
+    def snapshot(self) -> Peer:
+        """Return the peer as it is now."""
+        session = self.session
+        if session is None or session.state is not SessionState.ESTABLISHED:
+            state = PeerState.JOINING if self.links or self.is_dialled else PeerState.KNOWN
+            return Peer(self.address, self._name, self._metadata, state)
+        path = ReliablePath.NONE
+        if session.current_link is not None:
+            near = self.links[session.current_link].endpoint.startswith("ipc:")
+            path = ReliablePath.IPC if near else ReliablePath.TCP
+        return Peer(
+            self.address,
+            self._name,
+            self._metadata,
+            PeerState.SUSPECT if session.is_suspect else PeerState.ALIVE,
+            Path(path),
+            session.flight.round_trip.rtt_s,
+            session.flight.round_trip.jitter_s,
+        )
+
+    # Commands
+
+    def session_for_use(self, now: float) -> Session:
+        """Return the present session, or a fresh one to wait in until there is a link."""
+        if self.session is None:
+            self.session = self._host.new_session(self.address, now)
+        return self.session
+
+    def announce(self, link: Link, now: float) -> None:
+        """Tell the peer on that link who we are and which session we mean."""
+        info = self.session_for_use(now).info(self._host.name, self._host.metadata)
+        self._host.say(link, wire.encode_packet(0, 0, (wire.encode_info(info),)))
+
+    def end(
+        self, reason: LossReason, error: BusError, now: float, farewell: wire.Goodbye | None = None
+    ) -> None:
+        """End the present session and its links, these after a last word if there is one."""
+        session, self.session = self.session, None
+        peer = self.snapshot()
+        if session is not None:
+            session.end(error)
+        for link in list(self.links.values()):
+            if farewell is not None and link.phase in (LinkPhase.READY, LinkPhase.ADMISSION):
+                word = wire.encode_packet(0, 0, (wire.encode_control(farewell),))
+                self._host.end_link(link, word, now)
+            elif link.phase is not LinkPhase.ENDING:
+                self._host.cut(link, str(error), now)
+        if self.joined:
+            self.joined = self._suspect = False
+            self.loss = reason
+            self._host.emit(PeerLeft(peer, reason))
+        self._host.disconnected(self.address, now)
+
+    # Inputs
+
+    def info(self, link: Link, info: wire.Info, now: float) -> None:
+        """The peer told on this link who it is and which session it means. Raises ``RemoteProtocolError``."""
+        if self._host.asks_admission and not self.joined and link.phase is LinkPhase.INFO:
+            link.info = info
+            link.phase = LinkPhase.ADMISSION
+            peer = Peer(self.address, info.name, info.metadata, PeerState.JOINING)
+            self._host.ask_admission(link, peer, now)
+        else:
+            self.associate(link, info, now)
+
+    def associate(self, link: Link, info: wire.Info, now: float) -> None:
+        """Find out which session an admitted peer's link is of. Raises ``RemoteProtocolError``."""
+        if link.phase is LinkPhase.ADMISSION:
+            link.phase = LinkPhase.INFO
+        theirs = Nonce(info.boot, info.epoch)
+        ours_as_known = Nonce(info.their_boot, info.their_epoch) if info.their_boot else None
+        verdict = self._judge(theirs, ours_as_known, now)
+        if verdict is Verdict.RENEWED:
+            self._renew(link, theirs, now)
+            verdict = self._judge(theirs, ours_as_known, now)
+        if verdict is Verdict.STALE:
+            self._host.cut(link, "its session is over", now)
+        elif verdict is Verdict.AGREED:
+            self._agree(link, info, now)
+
+    def _judge(self, theirs: Nonce, ours_as_known: Nonce | None, now: float) -> Verdict:
+        session = self.session_for_use(now)
+        return judge(session.nonce, session.their_nonce, theirs, ours_as_known)
+
+    def _renew(self, link: Link, theirs: Nonce, now: float) -> None:
+        """The peer began another session: ours is over. This link stays, and hears of our new nonce."""
+        assert self.session is not None
+        assert self.session.their_nonce is not None
+        restarted = theirs.boot != self.session.their_nonce.boot
+        reason = LossReason.RESTARTED if restarted else LossReason.EXPELLED
+        del self.links[link.id]  # spared from the end
+        # Where the process before still lives, it must learn that somebody else has its identity now.
+        farewell = wire.Goodbye(wire.Farewell.SUPERSEDED, "a newer process has this identity")
+        error = PeerLost(reason=reason.value, peer=self.address)
+        self.end(reason, error, now, farewell if restarted else None)
+        self.links[link.id] = link
+        link.phase = LinkPhase.INFO
+        self.announce(link, now)
+
+    def _agree(self, link: Link, info: wire.Info, now: float) -> None:
+        session = self.session_for_use(now)
+        known = (self._name, self._metadata) == (info.name, info.metadata)
+        self._name, self._metadata = info.name, info.metadata
+        self.loss = None
+        if session.state is SessionState.FRESH:
+            session.establish(info, now)
+        if link.phase is not LinkPhase.READY:
+            link.phase = LinkPhase.READY
+            session.link_ready(link.id, info.received, now)
+            self._host.connected(link, now)
+        if not self.joined:
+            self.joined = True
+            self._host.emit(PeerJoined(self.snapshot()))
+        elif not known:
+            self._host.emit(PeerChanged(self.snapshot()))
+        self._host.touch(self.address)
+
+    def packet(self, link: Link, packet: wire.Packet, size: int, now: float) -> None:
+        """A packet came on a ready link. Raises ``RemoteProtocolError``."""
+        if packet.number == 0:
+            for frame in packet.frames:
+                if isinstance(frame, wire.Info):
+                    self.info(link, frame, now)
+                elif isinstance(frame, wire.Goodbye):
+                    self._goodbye(frame, now)
+                    return
+        if link.phase is LinkPhase.READY and self.session is not None:
+            self.session.receive(link.id, packet, size, now)
+            self.settle(now)
+
+    def _goodbye(self, frame: wire.Goodbye, now: float) -> None:
+        reason = LOSSES.get(frame.code, LossReason.EXPELLED)
+        error: BusError = PeerLost(
+            f"peer {reason.value}: {frame.reason}", reason=reason.value, peer=self.address
+        )
+        if frame.code == wire.Farewell.REFUSED:
+            error = PeerRefused(reason=frame.reason, peer=self.address)
+        elif frame.code == wire.Farewell.SUPERSEDED:
+            self._host.superseded()
+        self.end(reason, error, now)
+        self._host.rest(self.address, now)
+
+    def link_gone(self, link: Link, now: float) -> None:
+        """A link has failed or been cut."""
+        self.links.pop(link.id, None)
+        if self.session is not None:
+            self.session.link_gone(link.id, now)
+            if link.phase is LinkPhase.READY and not self.session.links:
+                self._host.disconnected(self.address, now)
+
+    def expire(self, now: float) -> None:
+        """Time has come for something of the session."""
+        session = self.session
+        if session is None:
+            return
+        if session.expire(now):
+            silent_s = session.liveness.unproven_s(now)
+            error = PeerLost(
+                f"peer {self.address.short} was not heard for {silent_s:.1f} s",
+                reason=LossReason.SILENT.value,
+                silent_s=silent_s,
+                peer=self.address,
+            )
+            self.end(LossReason.SILENT, error, now, wire.Goodbye(wire.Farewell.SILENT, "not heard"))
+            return
+        self.settle(now)
+
+    def settle(self, now: float) -> None:
+        """After anything that the session did: cut what it gave up, tell what changed."""
+        session = self.session
+        if session is None:
+            return
+        while session.links_to_cut:
+            number, reason = session.links_to_cut.pop()
+            if number in self.links:
+                self._host.cut(self.links[number], reason, now)
+        if session.is_suspect != self._suspect:
+            self._suspect = session.is_suspect
+            if self._suspect:
+                self._host.doubted(self.address, now)
+            self._host.emit(PeerChanged(self.snapshot()))
+        self._host.touch(self.address)

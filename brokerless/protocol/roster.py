@@ -1,0 +1,244 @@
+"""Whom this node has heard of, and whom to dial when.
+
+Decisions only: ``plan`` says what to dial, the shell dials, and tells how it went. A hint is a place to try;
+it never makes a peer alive or dead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from brokerless.protocol.timers import Timers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from brokerless.address import Address
+    from brokerless.config import Limits
+
+YIELD_S = 0.25
+"""How long the higher address waits for the lower one's dial: both dialling makes a link for nothing."""
+
+NEXT_TIER_S = 0.1
+"""How long the nearer endpoints of a peer (ipc) have before the others are tried beside them."""
+
+REDIAL_WAITING_MAX_S = 0.5
+"""Longest wait between dials while a session waits for a link: an outage costs a pause, not the session."""
+
+DIALS_AT_ONCE_MAX = 32
+"""Dials under way; each costs a socket and a CURVE handshake, and false records must not cost more."""
+
+BUSY_S = 0.05
+"""When to look again if all those are taken."""
+
+ENDPOINTS_MAX = 16
+"""Endpoints tried for one peer; a host has fewer, so more are somebody's mistake or malice."""
+
+
+class _Entry:
+    """One address that we might dial."""
+
+    __slots__ = ("boot", "connected", "dialling", "failures", "sources", "untried", "waiting", "wanted")
+
+    def __init__(self) -> None:
+        self.sources: dict[str, tuple[str, ...]] = {}
+        self.boot = 0
+        self.wanted = False
+        self.waiting = False
+        self.connected = False
+        self.dialling: set[str] = set()
+        self.untried: list[list[str]] = []
+        self.failures = 0
+
+    def tiers(self) -> list[list[str]]:
+        known = dict.fromkeys(place for places in self.sources.values() for place in places)
+        near = [place for place in known if place.startswith("ipc:")]
+        far = [place for place in known if not place.startswith("ipc:")]
+        return [tier for tier in (near, far[:ENDPOINTS_MAX]) if tier]
+
+
+class Roster:
+    """The dial plan of a node.
+
+    Queries: ``addresses``, ``is_dialling``, ``next_deadline``.
+    Inputs: ``learn``, ``dial_failed``, ``connected``, ``disconnected``.
+    Commands: ``want``, ``hurry``, ``rest``. Outputs: ``plan``.
+    """
+
+    def __init__(self, local: Address, limits: Limits) -> None:
+        self._local = local
+        self._limits = limits
+        self._entries: dict[Address, _Entry] = {}
+        self._timers: Timers[Address] = Timers()
+        self._dialling = 0
+        self.ignored = 0
+        """Hints not taken because the roster was full."""
+
+    def __contains__(self, address: Address) -> bool:
+        return address in self._entries
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """All that have been heard of, in that order."""
+        return tuple(self._entries)
+
+    def is_dialling(self, address: Address) -> bool:
+        """True when the peer is being dialled, or soon will be."""
+        entry = self._entries.get(address)
+        return entry is not None and not entry.connected and self._is_eligible(entry)
+
+    def next_deadline(self) -> float | None:
+        """Return when ``plan`` wants to be called, or None."""
+        return self._timers.next_deadline()
+
+    def _is_eligible(self, entry: _Entry) -> bool:
+        known = any(entry.sources.values())
+        return known and (entry.wanted or len(self._entries) <= self._limits.eager_dials_max)
+
+    # Inputs
+
+    def learn(
+        self,
+        address: Address,
+        source: str,
+        endpoints: Sequence[str],
+        boot: int,
+        now: float,
+        prompt: bool = False,
+    ) -> bool:
+        """A discovery says where the peer may be (nowhere: the source has withdrawn it).
+
+        ``prompt``: the peer does not know of us yet, so there is nobody to wait for. Returns False when the
+        roster is full, or when the peer is gone from every source and was not connected: it is forgotten.
+        """
+        if address == self._local:
+            return True
+        entry = self._entries.get(address)
+        if entry is None:
+            if not endpoints:
+                return False
+            if len(self._entries) >= self._limits.peers_max:
+                self.ignored += 1
+                return False
+            entry = self._entries[address] = _Entry()
+        before = entry.tiers()
+        restarted = bool(boot and boot != entry.boot)
+        entry.boot = boot or entry.boot
+        entry.sources[source] = tuple(endpoints)
+        if not endpoints:
+            del entry.sources[source]
+        if not entry.sources and not entry.connected:
+            self.forget(address)
+            return False
+        if restarted or entry.tiers() != before:
+            entry.failures = 0
+            if not entry.dialling and not entry.connected:
+                yields = self._local > address and not prompt
+                self._schedule(address, entry, now + (YIELD_S if yields else 0.0))
+        return True
+
+    def forget(self, address: Address) -> None:
+        """Drop an address that no source names; its dials under way end as they will."""
+        entry = self._entries.pop(address, None)
+        if entry is not None:
+            self._timers.remove(address)
+            self._dialling -= len(entry.dialling)
+
+    def dial_failed(self, address: Address, endpoint: str, now: float) -> None:
+        """A dial came to nothing, or its link was cut before it carried a session."""
+        entry = self._entries.get(address)
+        if entry is None or endpoint not in entry.dialling:
+            return
+        self._dial_over(entry, endpoint)
+        if entry.dialling or entry.connected:
+            return
+        if entry.untried:
+            self._timers.set(address, now)
+            return
+        entry.failures += 1
+        wait_s = self._limits.redial_min_s * 2 ** min(entry.failures - 1, 16)
+        longest_s = REDIAL_WAITING_MAX_S if entry.waiting else self._limits.redial_max_s
+        self._schedule(address, entry, now + min(wait_s, longest_s))
+
+    def dial_succeeded(self, address: Address, endpoint: str) -> None:
+        """The dialled link carries a session now."""
+        entry = self._entries.get(address)
+        if entry is not None and endpoint in entry.dialling:
+            self._dial_over(entry, endpoint)
+
+    def _dial_over(self, entry: _Entry, endpoint: str) -> None:
+        entry.dialling.discard(endpoint)
+        self._dialling -= 1
+
+    def connected(self, address: Address) -> None:
+        """The peer has a ready link, whoever dialled it: dial no more."""
+        entry = self._entries.setdefault(address, _Entry())
+        entry.connected = True
+        entry.failures = 0
+        entry.untried = []
+        self._timers.remove(address)
+
+    def disconnected(self, address: Address, now: float) -> None:
+        """The peer's last ready link is gone."""
+        entry = self._entries.get(address)
+        if entry is None:
+            return
+        entry.connected = False
+        if not entry.sources:
+            if not entry.waiting:
+                self.forget(address)
+            return
+        self._schedule(address, entry, now + self._limits.redial_min_s)
+
+    # Commands
+
+    def want(self, address: Address, now: float) -> None:
+        """Somebody uses the peer: dial it whatever the size of the roster."""
+        entry = self._entries[address]
+        if not entry.wanted:
+            entry.wanted = True
+            if not entry.dialling and not entry.connected:
+                self._schedule(address, entry, now)
+
+    def set_waiting(self, address: Address, waiting: bool) -> None:
+        """A session waits for a link to the peer, or no longer does: dial it faster, or at leisure."""
+        entry = self._entries.get(address)
+        if entry is not None:
+            entry.waiting = waiting
+
+    def dial_again(self, address: Address, now: float) -> None:
+        """The peer's link is suspect: dial a second one beside it."""
+        entry = self._entries.get(address)
+        if entry is not None and not entry.dialling:
+            self._schedule(address, entry, now)
+
+    def rest(self, address: Address, now: float) -> None:
+        """The peer has left, or was at fault: leave it alone for the longest wait, unless it starts anew."""
+        entry = self._entries.get(address)
+        if entry is not None:
+            entry.untried = []
+            self._schedule(address, entry, now + self._limits.redial_max_s)
+
+    def _schedule(self, address: Address, entry: _Entry, when: float) -> None:
+        if self._is_eligible(entry):
+            self._timers.set(address, when)
+
+    # Outputs
+
+    def plan(self, now: float) -> list[tuple[Address, str]]:
+        """Return what to dial now. Each dial must end in ``dial_failed`` or ``dial_succeeded``."""
+        dials: list[tuple[Address, str]] = []
+        for address in self._timers.pop_due(now):
+            entry = self._entries[address]
+            if self._dialling >= DIALS_AT_ONCE_MAX:
+                self._timers.set(address, now + BUSY_S)
+                continue
+            entry.untried = entry.untried or entry.tiers()
+            for endpoint in entry.untried.pop(0) if entry.untried else ():
+                if endpoint not in entry.dialling:
+                    entry.dialling.add(endpoint)
+                    self._dialling += 1
+                    dials.append((address, endpoint))
+            if entry.untried:
+                self._timers.set(address, now + NEXT_TIER_S)
+        return dials

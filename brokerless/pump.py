@@ -1,0 +1,166 @@
+"""Where I/O meets protocol: one pump, one timer.
+
+Everything runs on one asyncio loop. Sockets and commands put work into the core; the pump drains what came
+of it to the sockets and upward, once per turn of the loop, however much that was.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from brokerless.clock import now as read_clock
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from brokerless.address import Address
+    from brokerless.model import Event
+    from brokerless.protocol.core import Action, NodeCore
+    from brokerless.transport import Transport
+
+_log = logging.getLogger("dittobus")
+
+STALL_SHARE = 0.5
+"""A turn that comes later than this share of the liveness limit is a stall of this process: it was stopped,
+its host was suspended, or something blocked the loop. Peers may have given us up meanwhile."""
+
+ROUNDS_MAX = 8
+"""Times that one turn follows up on what its own events caused, before sockets and timers get theirs."""
+
+
+class Pump:
+    """Moves bytes between a core and a transport, and events upward. It is the transport's ``LinkSink``."""
+
+    def __init__(
+        self,
+        core: NodeCore,
+        on_events: Callable[[Sequence[Event]], None],
+        on_action: Callable[[Action], None],
+        liveness_s: float,
+    ) -> None:
+        self._core = core
+        self._on_events = on_events
+        self._on_action = on_action
+        self._stall_s = STALL_SHARE * liveness_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._transport: Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+        self._scheduled = False
+        self._held: dict[int, bytes] = {}  # what a busy link would not take
+
+    def start(self, loop: asyncio.AbstractEventLoop, transport: Transport) -> None:
+        """Begin on that loop, with sockets that are open."""
+        self._loop, self._transport = loop, transport
+        self.wake()
+
+    def stop(self) -> None:
+        """Do nothing any more, whatever comes."""
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def now(self) -> float:
+        """Return the time, after telling the core if this process stood still since it last looked."""
+        now = read_clock()
+        if self._timer_at is not None and now > self._timer_at + self._stall_s:
+            stalled_s, self._timer_at = now - self._timer_at, None
+            _log.warning("this process stood still for %.1f s; peers may have given it up", stalled_s)
+            self._core.stalled(now)
+        return now
+
+    def wake(self) -> None:
+        """There is something to drain: do it on the next turn of the loop."""
+        if not self._scheduled and self._loop is not None and self._transport is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._scheduled_turn)
+
+    def _scheduled_turn(self) -> None:
+        self._scheduled = False
+        self.turn()
+
+    def turn(self) -> None:
+        """Drain the core: to the sockets, to the actions, upward; set the timer."""
+        core = self._core
+        for _ in range(ROUNDS_MAX):
+            if self._transport is None:
+                return
+            now = self.now()
+            deadline = core.next_deadline()
+            if deadline is not None and deadline <= now:
+                core.expire(now)
+            for link in core.take_sendable():
+                self._flush(link, now)
+            for action in core.take_actions():
+                self._on_action(action)
+            events = core.take_events()
+            if events:
+                self._tell(events)
+            elif not core.has_output:
+                break
+        else:
+            self.wake()
+        self._arm()
+
+    def _tell(self, events: list[Event]) -> None:
+        try:
+            self._on_events(events)
+        except Exception:  # a defect above must not stop the node
+            _log.exception("an event handler failed")
+
+    def _arm(self) -> None:
+        deadline = self._core.next_deadline()
+        if deadline == self._timer_at and self._timer is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = deadline
+        if deadline is not None and self._loop is not None:
+            self._timer = self._loop.call_later(max(0.0, deadline - read_clock()), self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self.turn()
+
+    def _flush(self, link: int, now: float) -> None:
+        core, transport = self._core, self._transport
+        message = self._held.pop(link, None) or core.next_message(link, now)
+        while message is not None and transport is not None:
+            if not transport.send(link, message):
+                if link in transport.links:
+                    self._held[link] = message
+                return
+            message = core.next_message(link, now)
+
+    @property
+    def is_flushed(self) -> bool:
+        """True when the sockets have taken everything."""
+        return not self._held and not self._core.has_output
+
+    # LinkSink
+
+    def link_opened(self, link: int, remote: Address) -> None:
+        """A link is connected, by our dial or theirs."""
+        self._core.link_opened(link, remote, self.now())
+
+    def link_message(self, link: int, packet: bytes) -> None:
+        """A ZeroMQ message came."""
+        self._core.link_message(link, packet, self.now())
+
+    def link_closed(self, link: int, reason: str) -> None:
+        """A link failed, or was cut at the other end."""
+        _log.debug("link %d closed: %s", link, reason)
+        self._held.pop(link, None)
+        self._core.link_closed(link, reason, self.now())
+        self.wake()
+
+    def link_writable(self, link: int) -> None:
+        """A busy link may be tried again."""
+        self._flush(link, self.now())
+
+    def turn_done(self) -> None:
+        """A batch of the above is over."""
+        self.turn()
