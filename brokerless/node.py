@@ -321,7 +321,7 @@ class Node:
     def consume(self, message: Message) -> None:
         """The application is done with a single message: its sender may send more."""
         if not self._closed and message.origin is not None:
-            message.origin.consume(message)
+            message.origin.consume(1, len(message.data))
 
     def want(self, address: Address) -> None:
         """Dial a known peer, even where the mesh is too large to dial everybody."""

@@ -175,8 +175,8 @@ class Peering:
         self, reason: LossReason, error: BusError, now: float, farewell: wire.Goodbye | None = None
     ) -> None:
         """End the present session and its links, these after a last word if there is one."""
-        session, self.session = self.session, None
         peer = self.snapshot()
+        session, self.session = self.session, None
         if session is not None:
             session.end(error)
         for link in list(self.links.values()):

@@ -216,8 +216,8 @@ class Session:
         self._their_stream_credit = info.stream_credit
         self._their_streams_max = info.streams_max
         for stream in list(self.streams.values()):
-            stream.on_grant(wire.Grant(stream.id, info.stream_credit, 0))
-        self.singles.on_grant(wire.Grant(0, info.single_credit, 0))
+            stream.established(info.stream_credit)
+        self.singles.established(info.single_credit)
 
     def link_ready(self, link: int, received: int, now: float) -> None:
         """A link is agreed to carry this session; the peer has received up to that number."""

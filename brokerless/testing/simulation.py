@@ -213,7 +213,7 @@ class SimNode:
         elif isinstance(event, MessageReceived):
             self.singles.append(event.message.data)
             if self.consumes:
-                event.message.origin.consume(event.message)
+                event.message.origin.consume(1, len(event.message.data))
 
 
 class SimNetwork:
