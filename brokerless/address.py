@@ -7,6 +7,7 @@ place to try; a ``Ticket`` is both, as one line of text to hand to somebody.
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
 from dataclasses import dataclass
 from functools import total_ordering
@@ -21,6 +22,12 @@ ADDRESS_CHARACTERS = 52
 
 TICKET_ENDPOINTS_MAX = 16
 """A ticket is typed, pasted and shown; more places than this is a mistake."""
+
+HOST_CHARACTERS_MAX = 253
+"""A name in the DNS is no longer."""
+
+IPC_PATH_BYTES_MAX = 107
+"""What fits into Linux' ``sockaddr_un``; some systems take less."""
 
 
 @total_ordering
@@ -48,7 +55,7 @@ class Address:
             )
         try:
             key = base64.b32hexdecode(text.upper() + "====")
-        except (ValueError, UnicodeEncodeError) as error:
+        except ValueError as error:
             raise ConfigError(f"address: not base32hex: {text!r}") from error
         address = cls(key)
         if str(address) != text.lower():  # the last character has 4 bits to spare; only one spelling is right
@@ -84,28 +91,61 @@ class Address:
         return type(self), (self._key,)
 
 
-_TCP = re.compile(r"tcp://(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:/\[\],]+)):(?P<port>\d{1,5})")
+# One spelling for each place, and nothing that libzmq would take for more than a place to connect to, such as
+# a source address before a semicolon, or a wildcard.
+_TCP = re.compile(
+    r"tcp://(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[\w.-]+)):(?P<port>[1-9]\d{0,4})", re.ASCII
+)
+_IPC = re.compile(r"ipc://(?P<path>(?:/|[A-Za-z]:[/\\]).+)")
+_HOST = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(?:\.(?!-)[\w-]{1,63}(?<!-))*\.?", re.ASCII)
+_DIGITS = re.compile(r"[\d.]+", re.ASCII)
 
 
 def parse_endpoint(text: str) -> str:
-    """Return ``text`` if it is ``tcp://host:port``, ``tcp://[v6]:port`` or ``ipc://path``; else ``ConfigError``."""
-    if text.startswith("ipc://") and len(text) > len("ipc://") and "\0" not in text:
-        return text
-    match = _TCP.fullmatch(text)
-    if match is None or not 0 < int(match["port"]) < 65536:
-        raise ConfigError(f"endpoint: expected tcp://host:port or ipc://path, got {text!r:.200}")
+    """Return ``text`` if it is ``tcp://host:port`` (v6 in brackets) or ``ipc:///path``, else raise."""
+    if not isinstance(text, str) or not (_is_tcp(text) or _is_ipc(text)):
+        raise ConfigError(f"endpoint: expected tcp://host:port or ipc:///path, got {text!r:.200}")
     return text
+
+
+def _is_tcp(text: str) -> bool:
+    match = _TCP.fullmatch(text)
+    if match is None or int(match["port"]) >= 65536:
+        return False
+    host = match["host"]
+    try:
+        if host is None:
+            ipaddress.IPv6Address(match["v6"])
+        elif _DIGITS.fullmatch(host):
+            ipaddress.IPv4Address(host)
+        else:
+            return len(host) <= HOST_CHARACTERS_MAX and _HOST.fullmatch(host) is not None
+    except ValueError:
+        return False
+    return True
+
+
+def _is_ipc(text: str) -> bool:
+    match = _IPC.fullmatch(text)
+    return match is not None and text.isprintable() and len(match["path"].encode()) <= IPC_PATH_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A peer's address with the TCP places where it may be reached: ``dittobus://<address>@host:port[,host:port…]``.
+    """A peer's address with the TCP places where it may be reached.
 
-    Valid as long as the identity behind the address.
+    As text ``dittobus://<address>@host:port[,host:port…]``. Valid as long as the identity behind the address.
     """
 
     address: Address
     endpoints: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.endpoints) <= TICKET_ENDPOINTS_MAX:
+            raise ConfigError(f"ticket: 1 to {TICKET_ENDPOINTS_MAX} places, got {len(self.endpoints)}")
+        for endpoint in self.endpoints:
+            if not parse_endpoint(endpoint).startswith("tcp://"):
+                raise ConfigError(f"ticket: expected places to be tcp://host:port, got {endpoint!r}")
 
     @classmethod
     def parse(cls, text: str) -> Ticket:
@@ -116,10 +156,7 @@ class Ticket:
             raise ConfigError(
                 f"ticket: expected dittobus://<address>@host:port[,host:port…], got {text!r:.200}"
             )
-        endpoints = tuple(parse_endpoint(f"tcp://{place}") for place in places.split(","))
-        if len(endpoints) > TICKET_ENDPOINTS_MAX:
-            raise ConfigError(f"ticket: at most {TICKET_ENDPOINTS_MAX} places, got {len(endpoints)}")
-        return cls(Address.parse(name), endpoints)
+        return cls(Address.parse(name), tuple(f"tcp://{place}" for place in places.split(",")))
 
     def __str__(self) -> str:
         places = ",".join(endpoint.removeprefix("tcp://") for endpoint in self.endpoints)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +142,10 @@ class NodeConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits: expected Limits, got {type(self.limits).__name__}")
-        if not isinstance(self.name, str) or len(self.name.encode()) > self.limits.name_bytes_max:
-            raise ConfigError(f"name: a str of at most {self.limits.name_bytes_max} bytes in UTF-8")
+        utf8(self.name, "name")
+        if len(self.name.encode()) > self.limits.name_bytes_max:
+            raise ConfigError(f"name: at most {self.limits.name_bytes_max} bytes in UTF-8")
+        require_trust(self.mesh, self.secret, self.trust)
         if not isinstance(self.metadata, bytes) or len(self.metadata) > self.limits.metadata_bytes_max:
             raise ConfigError(f"metadata: bytes, at most {self.limits.metadata_bytes_max} of them")
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 65536:
@@ -161,7 +164,10 @@ class NodeConfig:
             if not isinstance(ticket, Ticket):
                 Ticket.parse(ticket)
         for endpoint in self.advertise:
-            parse_endpoint(endpoint)
+            try:
+                parse_endpoint(endpoint)
+            except ConfigError as error:
+                raise ConfigError(f"advertise: {error}") from None
         for host in self.interfaces or ():
             if not isinstance(host, str) or not host:
                 raise ConfigError(f"interfaces: expected addresses such as 192.0.2.7, got {host!r:.80}")
@@ -170,3 +176,41 @@ class NodeConfig:
                 raise ConfigError(
                     f"discovery: expected {', '.join(DISCOVERIES)} or an object, got {chosen!r:.80}"
                 )
+
+
+def require_trust(mesh: str, secret: str | bytes | None, trust: str | None) -> None:
+    """Raise ``ConfigError`` unless these three say whom to trust. The message never shows the secret."""
+    mesh_bytes = len(utf8(mesh, "mesh"))
+    if not 1 <= mesh_bytes <= MESH_BYTES_MAX:
+        raise ConfigError(f"mesh: 1 to {MESH_BYTES_MAX} bytes in UTF-8, got {mesh_bytes}")
+    if trust not in (None, "open"):
+        raise ConfigError(f"trust: expected None or 'open', got {trust!r:.80}")
+    if secret is None:
+        return
+    if trust == "open":
+        raise ConfigError("trust: 'open' lets anybody in, so no secret goes with it")
+    if isinstance(secret, str):
+        if len(secret) < SECRET_CHARACTERS_MIN:
+            raise ConfigError(
+                f"secret: at least {SECRET_CHARACTERS_MIN} characters, got {len(secret)}",
+                hint="generate_secret() makes a strong one",
+            )
+        utf8(secret, "secret")
+    elif not isinstance(secret, bytes):
+        raise ConfigError(f"secret: expected str, bytes or None, got {type(secret).__name__}")
+    elif len(secret) < SECRET_BYTES_MIN:
+        raise ConfigError(
+            f"secret: at least {SECRET_BYTES_MIN} bytes, got {len(secret)}",
+            hint="generate_secret() makes them; a passphrase is passed as str",
+        )
+
+
+def utf8(text: str, argument: str) -> bytes:
+    """Return ``text`` in UTF-8, the same bytes whichever way its accents were typed; else ``ConfigError``."""
+    if not isinstance(text, str):
+        raise ConfigError(f"{argument}: expected str, got {type(text).__name__}")
+    try:
+        # An "é" is one character from one keyboard and two from another; both must open the same door.
+        return unicodedata.normalize("NFC", text).encode()
+    except UnicodeEncodeError:  # not chained, since the cause shows the text, which may be a secret
+        raise ConfigError(f"{argument}: holds half a surrogate pair, which is no text") from None

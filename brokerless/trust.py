@@ -22,7 +22,6 @@ import os
 import secrets
 import stat
 import sys
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,7 +29,7 @@ from typing import Literal
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from brokerless.config import MESH_BYTES_MAX, SECRET_BYTES_MIN, SECRET_CHARACTERS_MIN
+from brokerless.config import SECRET_BYTES_MIN, require_trust, utf8
 from brokerless.errors import ConfigError, StartError
 from brokerless.private_files import make_private_directory, open_or_create_private_file, read_all
 
@@ -85,25 +84,16 @@ def mesh_key(
         ConfigError: an argument is out of its range, or others can read the key file.
         StartError: the key file can be neither read nor made.
     """
-    name = _mesh_name(mesh)
-    if trust not in (None, "open"):
-        raise ConfigError(f"trust: expected None or 'open', got {trust!r:.80}")
+    require_trust(mesh, secret, trust)
+    name = utf8(mesh, "mesh")
     if trust == "open":
-        if secret is not None:
-            raise ConfigError('trust: "open" lets anybody in, so a secret with it makes no sense')
         return MeshTrust(derive_key(b"", b"mesh open", name), "open")
     if secret is None:
         directory = private_directory() if key_directory is None else key_directory
         return MeshTrust(derive_key(_host_key(directory), b"mesh host", name), "host")
     if isinstance(secret, str):
-        return MeshTrust(derive_key(_stretch(_passphrase(secret), name), b"mesh phrase", name), "mesh")
-    if not isinstance(secret, bytes):
-        raise ConfigError(f"secret: expected str, bytes or None, got {type(secret).__name__}")
-    if len(secret) < SECRET_BYTES_MIN:
-        raise ConfigError(
-            f"secret: at least {SECRET_BYTES_MIN} bytes, got {len(secret)}",
-            hint="generate_secret() makes one; a passphrase is passed as str",
-        )
+        stretched = _stretch(utf8(secret, "secret"), name)
+        return MeshTrust(derive_key(stretched, b"mesh phrase", name), "mesh")
     return MeshTrust(derive_key(secret, b"mesh bytes", name), "mesh")
 
 
@@ -114,32 +104,6 @@ def derive_key(key: bytes, purpose: bytes, context: bytes = b"") -> bytes:
     """
     info = b"dittobus 1 " + purpose + b"\0" + context
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(key)
-
-
-def _mesh_name(mesh: str) -> bytes:
-    if not isinstance(mesh, str):
-        raise ConfigError(f"mesh: expected str, got {type(mesh).__name__}")
-    name = _utf8(mesh, "mesh")
-    if not 1 <= len(name) <= MESH_BYTES_MAX:
-        raise ConfigError(f"mesh: 1 to {MESH_BYTES_MAX} bytes in UTF-8, got {len(name)}")
-    return name
-
-
-def _passphrase(secret: str) -> bytes:
-    if len(secret) < SECRET_CHARACTERS_MIN:
-        raise ConfigError(
-            f"secret: at least {SECRET_CHARACTERS_MIN} characters, got {len(secret)}",
-            hint="generate_secret() makes a strong one",
-        )
-    return _utf8(secret, "secret")
-
-
-def _utf8(text: str, argument: str) -> bytes:
-    # An "é" is one character from one keyboard and two from another; both must open the same door.
-    try:
-        return unicodedata.normalize("NFC", text).encode()
-    except UnicodeEncodeError:  # not chained: the cause would show the text
-        raise ConfigError(f"{argument}: holds half a surrogate pair, which is no text") from None
 
 
 @functools.lru_cache(maxsize=_STRETCHED_KEYS_MAX)

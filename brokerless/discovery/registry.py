@@ -50,13 +50,13 @@ _SUFFIX = ".node"
 
 
 class RegistryDiscovery:
-    """Finds the nodes of this user on this host, by files in ``directory / "registry"``."""
+    """Finds the nodes of this user on this host, by files in ``directory``, which is made if missing."""
 
     name = "registry"
 
     def __init__(self, directory: Path, *, scan_interval_s: float = SCAN_INTERVAL_S) -> None:
         self.rejected = 0
-        self._directory = directory / "registry"
+        self._directory = directory
         self._scan_interval_s = scan_interval_s
         self._beacon: Beacon | None = None
         self._sightings: Sightings | None = None
