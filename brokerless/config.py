@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from brokerless.address import Ticket, parse_endpoint
+from brokerless.address import Address, Ticket, parse_endpoint
 from brokerless.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from brokerless.identity import Identity
+    from brokerless.model import Peer
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -128,7 +129,7 @@ class NodeConfig:
     mesh: str = "dittobus"
     secret: str | bytes | None = field(default=None, repr=False)
     trust: str | None = None
-    admit: Callable[..., Any] | None = None
+    admit: Callable[[Peer], Any] | Collection[Address] | None = None
     identity: str | os.PathLike[str] | Identity | None = field(default=None, repr=False)
     peers: Sequence[str | Ticket] = ()
     discovery: Sequence[Any] = ("zeroconf", "registry")
@@ -150,9 +151,14 @@ class NodeConfig:
             raise ConfigError(f"metadata: bytes, at most {self.limits.metadata_bytes_max} of them")
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 65536:
             raise ConfigError(f"port: 0 to 65535, got {self.port!r:.40}")
-        if self.admit is not None and not callable(self.admit):
-            raise ConfigError(f"admit: expected a callable, got {type(self.admit).__name__}")
+        self._check_admit()
         self._check_places()
+
+    def _check_admit(self) -> None:
+        if self.admit is None or callable(self.admit):
+            return
+        if not isinstance(self.admit, Collection) or not all(isinstance(one, Address) for one in self.admit):
+            raise ConfigError(f"admit: expected a callable or addresses, got {self.admit!r:.80}")
 
     def _check_places(self) -> None:
         """Strings where sequences belong are the commonest slip: each character would be taken for one."""

@@ -101,7 +101,8 @@ class Node:
             wake=self._wake,
             name=self._name,
             metadata=self._metadata,
-            asks_admission=config.admit is not None,
+            asks_admission=callable(config.admit),
+            allowed=None if config.admit is None or callable(config.admit) else frozenset(config.admit),
         )
         self._pump = Pump(self._core, self._deliver, self._act, config.limits.liveness_s)
         self._transport = Transport(
@@ -405,7 +406,7 @@ class Node:
     async def _ask_admission(self, link: int, peer: Peer) -> None:
         """Ask ``admit`` about a peer, off the loop unless it is a coroutine. Anything odd is a no."""
         admit = self._config.admit
-        assert admit is not None
+        assert callable(admit)
         try:
             async with asyncio.timeout(self._config.limits.admit_timeout_s):
                 if inspect.iscoroutinefunction(admit):

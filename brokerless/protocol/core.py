@@ -27,14 +27,14 @@ from brokerless.model import LossReason, NodeStats, PeerChanged, Reliability
 from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce
 from brokerless.protocol.budget import Budget
-from brokerless.protocol.handshake import Handshake, Role, State
+from brokerless.protocol.handshake import Handshake, Refusal, Role, State
 from brokerless.protocol.peering import Link, LinkPhase, Peering
 from brokerless.protocol.roster import Roster
 from brokerless.protocol.session import Session, SessionState
 from brokerless.protocol.timers import Timers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from brokerless.address import Address
     from brokerless.config import Limits
@@ -108,6 +108,7 @@ class NodeCore:
         name: str = "",
         metadata: bytes = b"",
         asks_admission: bool = False,
+        allowed: Container[Address] | None = None,
         versions: Sequence[int] = (wire.VERSION,),
     ) -> None:
         self.address = address
@@ -115,6 +116,7 @@ class NodeCore:
         self.name = name
         self.metadata = metadata
         self.asks_admission = asks_admission
+        self._allowed = allowed
         self.limits = limits
         self.roster = Roster(address, limits)
         self.handshakes_refused = 0
@@ -248,6 +250,11 @@ class NodeCore:
             self._fault(present, error, now)
 
     def _hello(self, link: Link, data: bytes, now: float) -> None:
+        if not link.endpoint:  # who dials us may be turned away; whom we dial we want
+            if self._allowed is not None and link.remote not in self._allowed:
+                link.handshake.deny(Refusal.NOT_ADMITTED, "this address is not on the list")
+            elif link.remote not in self._peers and len(self._peers) >= self.limits.peers_max:
+                link.handshake.deny(Refusal.FULL, f"{len(self._peers)} peers are enough")
         replies = link.handshake.receive(data)
         if link.handshake.state is State.REFUSED:
             self.handshakes_refused += 1
@@ -337,7 +344,7 @@ class NodeCore:
         prompt: bool = False,
     ) -> None:
         """A discovery says where a peer may be; no endpoints: the source has withdrawn it."""
-        if address == self.address:
+        if address == self.address or (self._allowed is not None and address not in self._allowed):
             return
         known = self.roster.learn(address, source, endpoints, boot, now, prompt)
         peering = self._peers.get(address)

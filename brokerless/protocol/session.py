@@ -46,6 +46,9 @@ HELD_BYTES_MAX = 8 * 1024 * 1024
 """Packets held while the peer is confirmed after a stall of ours; the most a sender has in flight. Beyond
 it they are dropped unacknowledged, and come again."""
 
+LIVENESS_S_MIN = 0.1
+"""A peer that announces less would be lost at every hiccup of a scheduler."""
+
 REJECT_BUSY = wire.BUS_CODE_MIN + 0x10
 """Code of a rejection by the bus: too many streams are open or waiting."""
 
@@ -211,7 +214,7 @@ class Session:
         self.state = SessionState.ESTABLISHED
         self.their_nonce = Nonce(info.boot, info.epoch)
         self.message_bytes_max = min(self.limits.message_bytes_max, info.message_bytes_max)
-        limit_s = min(self.limits.liveness_s, info.liveness_ms / 1000)
+        limit_s = max(min(self.limits.liveness_s, info.liveness_ms / 1000), LIVENESS_S_MIN)
         self.liveness = Liveness(limit_s=limit_s, eager=self._lower, now=now)
         self._their_stream_credit = info.stream_credit
         self._their_streams_max = info.streams_max

@@ -199,7 +199,7 @@ class Info:
     boot: int
     """Random, drawn at process start: tells a restart."""
     epoch: int
-    """Counts this side's sessions with this peer; with ``boot`` it is the session's nonce."""
+    """Counts the sessions of this process; with ``boot`` it is the session's nonce."""
     their_boot: int = 0
     """The other side's nonce as known here; both 0: none."""
     their_epoch: int = 0
