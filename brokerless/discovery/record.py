@@ -57,7 +57,7 @@ def open_record(record: bytes, mesh_key: bytes, source: str) -> Hint | None:
         plain = _cipher(mesh_key).decrypt(record[:NONCE_BYTES], record[NONCE_BYTES:], _LABEL)
         address, boot, endpoints = _unpack(plain)[:3]
         # Only members get this far; but one that runs amok must not take others along.
-        if not isinstance(boot, int) or not 0 <= boot < _BOOT_LIMIT:
+        if type(boot) is not int or not 0 <= boot < _BOOT_LIMIT:
             return None
         if not isinstance(endpoints, list) or not 1 <= len(endpoints) <= ENDPOINTS_MAX:
             return None
