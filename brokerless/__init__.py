@@ -1,0 +1,174 @@
+"""The brokerless ZeroMQ framework underneath ``dittobus``: nodes, links, sessions, streams, discovery.
+
+For authors of another face or of simulations; provisional until 1.0. Users hold ``dittobus``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from brokerless.address import Address, Ticket
+from brokerless.config import Limits, NodeConfig
+from brokerless.discovery import Beacon, Discovery, Hint
+from brokerless.errors import (
+    AmbiguousPeer,
+    BusClosed,
+    BusError,
+    BusTimeout,
+    ClosedError,
+    ConfigError,
+    DeliveryUnknown,
+    EndOfStream,
+    ForkedProcessError,
+    IdentityInUse,
+    LocalProtocolError,
+    MessageTooLarge,
+    NoPath,
+    OpenTimeout,
+    PeerError,
+    PeerLost,
+    PeerRefused,
+    PortInUse,
+    ProtocolError,
+    RemoteProtocolError,
+    SendQueueFull,
+    SendTimeout,
+    StartError,
+    StreamClosed,
+    StreamError,
+    StreamNotReady,
+    StreamRejected,
+    StreamReset,
+    UnknownPeer,
+    UsageError,
+    VersionMismatch,
+    WaitTimeout,
+    WireError,
+)
+from brokerless.errors import StreamFinished as StreamFinishedError
+from brokerless.identity import Identity
+from brokerless.model import (
+    DatagramPath,
+    DropCause,
+    Event,
+    LossReason,
+    Message,
+    MessageReceived,
+    NodeStats,
+    Offer,
+    Path,
+    Peer,
+    PeerChanged,
+    PeerJoined,
+    PeerLeft,
+    PeerState,
+    PeerStats,
+    Reliability,
+    ReliablePath,
+    SendDone,
+    StreamAcknowledged,
+    StreamEnded,
+    StreamFinished,
+    StreamMessages,
+    StreamOffered,
+    StreamOpened,
+    StreamReady,
+    StreamStats,
+)
+from brokerless.node import Node
+from brokerless.protocol.stream import Stream
+from brokerless.trust import generate_secret
+
+if TYPE_CHECKING:
+    from brokerless.discovery.registry import RegistryDiscovery
+    from brokerless.discovery.zeroconf import ZeroconfDiscovery
+
+__all__ = [
+    "Address",
+    "AmbiguousPeer",
+    "Beacon",
+    "BusClosed",
+    "BusError",
+    "BusTimeout",
+    "ClosedError",
+    "ConfigError",
+    "DatagramPath",
+    "DeliveryUnknown",
+    "Discovery",
+    "DropCause",
+    "EndOfStream",
+    "Event",
+    "ForkedProcessError",
+    "Hint",
+    "Identity",
+    "IdentityInUse",
+    "Limits",
+    "LocalProtocolError",
+    "LossReason",
+    "Message",
+    "MessageReceived",
+    "MessageTooLarge",
+    "NoPath",
+    "Node",
+    "NodeConfig",
+    "NodeStats",
+    "Offer",
+    "OpenTimeout",
+    "Path",
+    "Peer",
+    "PeerChanged",
+    "PeerError",
+    "PeerJoined",
+    "PeerLeft",
+    "PeerLost",
+    "PeerRefused",
+    "PeerState",
+    "PeerStats",
+    "PortInUse",
+    "ProtocolError",
+    "RegistryDiscovery",
+    "Reliability",
+    "ReliablePath",
+    "RemoteProtocolError",
+    "SendDone",
+    "SendQueueFull",
+    "SendTimeout",
+    "StartError",
+    "Stream",
+    "StreamAcknowledged",
+    "StreamClosed",
+    "StreamEnded",
+    "StreamError",
+    "StreamFinished",
+    "StreamFinishedError",
+    "StreamMessages",
+    "StreamNotReady",
+    "StreamOffered",
+    "StreamOpened",
+    "StreamReady",
+    "StreamRejected",
+    "StreamReset",
+    "StreamStats",
+    "Ticket",
+    "UnknownPeer",
+    "UsageError",
+    "VersionMismatch",
+    "WaitTimeout",
+    "WireError",
+    "ZeroconfDiscovery",
+    "generate_secret",
+]
+
+_LATE = {
+    "RegistryDiscovery": "brokerless.discovery.registry",
+    "ZeroconfDiscovery": "brokerless.discovery.zeroconf",
+}
+"""Imported on first use: zeroconf alone costs 0.1 s, which a program that never asks should not pay."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LATE[name]), name)
