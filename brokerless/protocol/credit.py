@@ -1,0 +1,227 @@
+"""Credit: how far a sender may be ahead of the application that consumes.
+
+Limits are cumulative since the stream began, so a grant that is repeated, late or overtaken does no harm. A
+message costs its length and a fixed overhead, so that empty messages are not free. Nothing here knows frames:
+the owner says what arrived or was consumed, and sends the limits that come back.
+
+The receiver grants anew when half a window has been consumed since its last grant, and at once when the
+sender said that it is blocked. The sender says so only of messages above half of the smallest window there
+can be: for all others, half a window has been consumed by the time nothing is left to consume. Announcing
+every stall would make a receiver that consumes one small message at a time grant one at a time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from brokerless.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from brokerless.protocol.stream import Lane, StreamHost
+
+MESSAGE_COST_BYTES = 64
+"""Charged for each message on top of its length: about what an object and its slot in a queue take."""
+
+
+class SendCredit:
+    """What the other end lets us send.
+
+    A limit of 0 says that the other end has not spoken yet.
+
+    *Queries* ``limit``, ``used``, ``remaining``; *inputs* ``raise_to``; *commands* ``spend``, ``announce``,
+    ``withdraw``.
+    """
+
+    __slots__ = ("_announce_above", "_announced", "limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._announce_above = limit // 2  # windows never shrink, so the first limit is the smallest window
+        self._announced = 0
+
+    @property
+    def remaining(self) -> int:
+        """What may still be sent."""
+        return self.limit - self.used
+
+    def raise_to(self, limit: int) -> None:
+        """Take a grant. A lower limit than the present one is an old one, and ignored."""
+        if not self.limit:
+            self._announce_above = limit // 2
+        if limit > self.limit:
+            self.limit = limit
+
+    def spend(self, cost: int) -> None:
+        """Account for messages that leave; the caller has seen that they fit."""
+        self.used += cost
+
+    def announce(self, cost: int) -> int | None:
+        """Return the limit to ask for so that a message of ``cost`` may leave; None if asking is needless."""
+        needed = self.used + cost
+        if cost <= self._announce_above or needed == self._announced or not self.limit:
+            return None
+        self._announced = needed
+        return needed
+
+    def withdraw(self) -> int | None:
+        """Return the limit that says that what was announced is not coming; None if nothing is announced."""
+        if self._announced <= self.used:
+            return None
+        self._announced = 0
+        return self.used
+
+
+class ReceiveWindow:
+    """What we let the other end send, and the memory set aside for it.
+
+    The first window is unconditional. All above it, a grown window or one oversized message, is reserved with
+    the host, and given back exactly.
+
+    *Queries* ``limit``, ``arrived``, ``consumed``, ``window``; *inputs* ``arrive``, ``landed``, ``blocked``;
+    *commands* ``consume``, ``regrant``, ``grant_oversized``, ``stop``. Those that return an int return the
+    limit to grant now; None means that there is nothing to say.
+    """
+
+    __slots__ = (
+        "_extra",
+        "_granted_at",
+        "_grown_at",
+        "_host",
+        "_initial",
+        "_owner",
+        "_queued",
+        "_stopped",
+        "_turn_until",
+        "_wanted",
+        "arrived",
+        "consumed",
+        "limit",
+        "window",
+    )
+
+    def __init__(self, host: StreamHost, owner: Lane, window: int) -> None:
+        self._host = host
+        self._owner = owner
+        self._initial = window
+        self.window = window
+        self.limit = window
+        self.arrived = 0
+        self.consumed = 0
+        self._granted_at = 0  # consumed at the last grant
+        self._grown_at = 0  # consumed when the window grew last
+        self._wanted = 0  # limit that the blocked sender asked for; 0: none
+        self._queued = False  # waiting for our turn to take an oversized message
+        self._turn_until = 0  # our turn lasts until this much has arrived; 0: not our turn
+        self._extra = 0  # reserved beyond the window: limit - consumed - window, while that is above 0
+        self._stopped = False
+
+    def arrive(self, cost: int) -> None:
+        """Account for messages that came. Raises ``RemoteProtocolError`` if they were not granted."""
+        arrived = self.arrived + cost
+        if arrived > self.limit:
+            raise RemoteProtocolError(
+                f"stream {self._owner.id}: {arrived} bytes sent, {self.limit} granted", peer=self._host.remote
+            )
+        self.arrived = arrived
+
+    def landed(self) -> None:
+        """Note that messages are complete; if that is the oversized one, it ends our turn.
+
+        The turn ends here and not when the application consumes: an application that does not read must not
+        keep other streams waiting. Its memory stays reserved.
+        """
+        if 0 < self._turn_until <= self.arrived:
+            self._end_turn()
+
+    def consume(self, cost: int) -> int | None:
+        """Account for messages that the application is done with."""
+        self.consumed += cost
+        if self._extra:
+            self._release_extra()
+        if 2 * (self.consumed - self._granted_at) >= self.window:
+            return self._grant()
+        return self.regrant() if self._wanted else None
+
+    def blocked(self, limit: int) -> None:
+        """Note what the sender needs now, in place of what it said before; ``regrant`` acts on it.
+
+        A limit that it has already says that it needs no more: the message was given up.
+        """
+        # It has sent at most what was granted, so more than one message above that is no honest need.
+        if limit > self.limit + self._host.message_bytes_max + MESSAGE_COST_BYTES:
+            raise RemoteProtocolError(
+                f"stream {self._owner.id}: blocked at {self.limit}, asks for {limit}", peer=self._host.remote
+            )
+        self._wanted = limit if limit > self.limit else 0
+        if self._turn_until or (self._queued and not self._wanted):
+            # What we granted last would have come before this: it is not coming.
+            self._end_turn()
+
+    def regrant(self) -> int | None:
+        """Do what can be done for a blocked sender: grant, or queue for our turn to take a large message."""
+        if not self._wanted or self._stopped:
+            return None
+        if self.consumed + self.window >= self._wanted:
+            return self._grant()
+        # What has arrived will be consumed some day, and with it credit comes back. Only if that can never
+        # be enough is the message an oversized one.
+        if self._wanted - self.arrived > self.window and not self._queued:
+            self._queued = True
+            self._host.want_oversized(self._owner)
+        return None
+
+    def grant_oversized(self) -> int | None:
+        """Take our turn: return the limit for the oversized message, None if the budget is spent."""
+        extra = self._wanted - self.consumed - self.window - self._extra
+        if not self._host.reserve(extra):
+            return None
+        self._extra += extra
+        self.limit = self._turn_until = self._wanted
+        self._granted_at = self.consumed
+        self._wanted = 0
+        self._queued = False
+        return self.limit
+
+    def stop(self) -> None:
+        """Grant no more, and give back everything. Messages within the last limit may still come."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._queued or self._turn_until:
+            self._end_turn()
+        reserved = self.window - self._initial + self._extra
+        self._extra = 0
+        if reserved:
+            self._host.release(reserved)
+
+    def _grant(self) -> int:
+        if self.consumed - self._grown_at >= self.window:
+            self._grow()
+        self._granted_at = self.consumed
+        self.limit = max(self.limit, self.consumed + self.window)
+        if self.limit >= self._wanted:
+            self._wanted = 0
+            if self._queued:  # the window has come to suffice
+                self._end_turn()
+        return self.limit
+
+    def _end_turn(self) -> None:
+        self._queued = False
+        self._turn_until = 0
+        self._host.oversized_done(self._owner)
+
+    def _grow(self) -> None:
+        growth = min(self.window, self._host.limits.stream_window_bytes - self.window)
+        if growth > 0 and self._host.reserve(growth):
+            self.window += growth
+            self._grown_at = self.consumed
+            if self._extra:
+                self._release_extra()
+
+    def _release_extra(self) -> None:
+        extra = max(0, self.limit - self.consumed - self.window)
+        released = self._extra - extra
+        self._extra = extra
+        if released:
+            self._host.release(released)

@@ -1,0 +1,649 @@
+"""One stream between two peers: what a session talks to, and what a face hands to its user.
+
+The tables in ``stream_state`` say what may happen when; ``credit``, ``outbound`` and ``inbound`` do the two
+directions; here they are joined, and everything is told: to the peer in frames, upward in events.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from brokerless.errors import (
+    BusError,
+    ConfigError,
+    MessageTooLarge,
+    OpenTimeout,
+    RemoteProtocolError,
+    SendQueueFull,
+    StreamClosed,
+    StreamFinished,
+    StreamRejected,
+    StreamReset,
+    UsageError,
+)
+from brokerless.model import (
+    Event,
+    Reliability,
+    StreamAcknowledged,
+    StreamEnded,
+    StreamMessages,
+    StreamOpened,
+    StreamReady,
+    StreamStats,
+)
+from brokerless.model import StreamFinished as StreamFinishedEvent
+from brokerless.protocol import wire
+from brokerless.protocol.credit import MESSAGE_COST_BYTES, ReceiveWindow
+from brokerless.protocol.inbound import Arrivals, Unconsumed
+from brokerless.protocol.outbound import Outbound
+from brokerless.protocol.stream_state import (
+    CLOSE_TIMEOUT,
+    HANDSHAKE,
+    OPEN_TIMEOUT,
+    RECEIVING,
+    SENDING,
+    TOO_LARGE,
+    UNTAKEN,
+    Receiving,
+    Sending,
+    State,
+    StreamState,
+    Table,
+)
+
+if TYPE_CHECKING:
+    from brokerless.address import Address
+    from brokerless.config import Limits
+    from brokerless.protocol.singles import Singles
+
+REASON_BYTES_MAX = 1024
+"""What a reject or reset may say in words, in UTF-8: the wire's bound."""
+
+
+class StreamHost(Protocol):
+    """What a stream asks of its session."""
+
+    remote: Address
+    limits: Limits
+    message_bytes_max: int
+    """The smaller of both sides'."""
+
+    def schedule(self, stream: Lane) -> None:
+        """Ask the stream for ``next_frame`` until its ``has_output`` is false."""
+
+    def control(self, frame: wire.Control) -> None:
+        """Send one numbered control frame: in order, before the data frames asked for after it."""
+
+    def emit(self, event: Event) -> None:
+        """Tell the application. It does not call back into the stream from here."""
+
+    def retire(self, stream: Stream) -> None:
+        """Forget the stream: it is over on this side. What still comes for it is to be ignored."""
+
+    def reserve(self, byte_count: int) -> bool:
+        """Set memory aside for what this peer may have unconsumed here; False: the budget is spent."""
+
+    def release(self, byte_count: int) -> None:
+        """Give back what was reserved."""
+
+    def want_oversized(self, stream: Lane) -> None:
+        """Call ``stream.grant_oversized`` when its turn comes: oldest first, one at a time.
+
+        When that returns False the budget is spent, and it stays first in the queue.
+        """
+
+    def oversized_done(self, stream: Lane) -> None:
+        """End the stream's turn, or take it out of the queue."""
+
+    def deadline_changed(self, stream: Lane) -> None:
+        """Look at ``stream.next_deadline`` again."""
+
+
+Lane: TypeAlias = "Stream | Singles"
+"""What a session carries: streams, and the single messages."""
+
+
+class Stream:
+    """One stream, either end.
+
+    *Queries*: the properties, ``stats``, ``next_deadline``. *Commands*: ``send``, ``consume``, ``accept``,
+    ``reject``, ``finish``, ``close``, ``abort``, ``want_ready``. *Inputs*: ``on_…``, ``acknowledged``,
+    ``grant_oversized``, ``expire``, ``session_ended``. *Output*: ``next_frame``.
+
+    After the end commands do nothing, except that ``send`` and ``accept`` raise what ended it; inputs are
+    ignored.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_arrivals",
+        "_close_deadline",
+        "_end_error",
+        "_held",
+        "_host",
+        "_open_deadline",
+        "_out",
+        "_receipts",
+        "_receiving",
+        "_send_gate",
+        "_sending",
+        "_size_max",
+        "_their_consumed",
+        "_unconsumed",
+        "_want_ready",
+        "_window",
+        "consumed_sequence",
+        "has_output",
+        "id",
+        "metadata",
+        "name",
+        "reliability",
+        "reply_metadata",
+        "state",
+    )
+
+    def __init__(
+        self,
+        host: StreamHost,
+        stream_id: int,
+        opener: bool,
+        reliability: Reliability,
+        name: str,
+        metadata: bytes,
+        *,
+        send_limit: int,
+        receive_window: int,
+        deadline: float | None,
+    ) -> None:
+        self._host = host
+        self.id = stream_id
+        self.reliability = reliability
+        self.name = name
+        self.metadata = metadata
+        self.reply_metadata = b""
+        self.state = StreamState.OFFERING if opener else StreamState.OFFERED
+        self.has_output = False
+        self.consumed_sequence = 0
+        self._sending = Sending.SENDING
+        self._receiving = Receiving.RECEIVING
+        self._out = Outbound(stream_id, send_limit)
+        self._window = ReceiveWindow(host, self, receive_window)
+        self._arrivals = Arrivals(host, stream_id, self._window)
+        self._unconsumed = Unconsumed()
+        self._held: list[tuple[StreamMessages, int]] = []  # came before acceptance, with their cost
+        self._receipts = 0
+        self._their_consumed = 0
+        self._want_ready = False
+        self._open_deadline = deadline
+        self._close_deadline: float | None = None
+        self._end_error: BusError | None = None
+        self._size_max = host.message_bytes_max
+        self._send_gate = host.limits.send_queue_bytes_max if opener else -1  # -1: nothing is taken
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.id} {self.name!r} with {self.peer.short}, {self.state.value}>"
+
+    # Queries
+
+    @property
+    def peer(self) -> Address:
+        """Who is at the other end."""
+        return self._host.remote
+
+    @property
+    def is_over(self) -> bool:
+        """Whether ``StreamEnded`` has been told."""
+        return self.state is StreamState.ENDED
+
+    @property
+    def last_sequence(self) -> int:
+        """Last message that ``send`` took."""
+        return self._out.last_sequence
+
+    @property
+    def sent_sequence(self) -> int:
+        """Last message that has left the send queue completely."""
+        return self._out.sent_sequence
+
+    @property
+    def acknowledged_sequence(self) -> int:
+        """Last message that the other bus has told to have; 0 until the stream is accepted."""
+        return 0 if self.state is StreamState.OFFERING else self._receipts
+
+    @property
+    def room(self) -> int:
+        """Bytes that a message may have to be taken now; 0: wait for ``StreamReady``."""
+        if self._send_gate < 0:
+            return 0
+        if not self._out.queued_cost:
+            return self._size_max
+        return max(0, min(self._size_max, self._send_gate - self._out.queued_cost - MESSAGE_COST_BYTES))
+
+    @property
+    def send_error(self) -> BusError | None:
+        """What ``send`` would raise for any message; None while it takes messages."""
+        if self._end_error is not None:
+            return again(self._end_error)
+        if self._sending is Sending.SENDING and not self.is_over:
+            return None
+        if self._sending is Sending.STOPPED:
+            return StreamClosed(self._their_consumed, peer=self.peer)
+        return StreamFinished(f"stream {self.id} sends no more", peer=self.peer)
+
+    def stats(self) -> StreamStats:
+        """Return the counters."""
+        out, arrivals, unconsumed = self._out, self._arrivals, self._unconsumed
+        return StreamStats(
+            messages_sent=out.sent_sequence,
+            bytes_sent=out.sent_cost - out.sent_sequence * MESSAGE_COST_BYTES,
+            messages_received=arrivals.received,
+            bytes_received=arrivals.received_cost - arrivals.received * MESSAGE_COST_BYTES,
+            send_queue_messages=out.queued_messages,
+            send_queue_bytes=out.queued_cost - out.queued_messages * MESSAGE_COST_BYTES,
+            send_credit_bytes=out.credit.remaining,
+            unconsumed_messages=unconsumed.messages,
+            unconsumed_bytes=unconsumed.cost - unconsumed.messages * MESSAGE_COST_BYTES,
+        )
+
+    def next_deadline(self) -> float | None:
+        """Return when ``expire`` has something to do."""
+        deadlines = (self._open_deadline, self._close_deadline)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    # Commands
+
+    def send(self, data: bytes) -> int:
+        """Queue one message; return its sequence number."""
+        out = self._out
+        size = len(data)
+        queued = out.queued_cost
+        queued_now = queued + size + MESSAGE_COST_BYTES
+        if queued_now > self._send_gate or size > self._size_max or type(data) is not bytes:
+            self._check(data)
+        out.queue.append(data)
+        out.queued_cost = queued_now
+        out.last_sequence = sequence = out.last_sequence + 1
+        if not queued:
+            self._wake()
+        return sequence
+
+    def want_ready(self) -> None:
+        """Ask for one ``StreamReady``: when messages leave the queue, or never will."""
+        self._want_ready = True
+
+    def consume(self, count: int) -> None:
+        """Say that the application is done with the next ``count`` messages it was given."""
+        if self._receiving in (Receiving.DISCARDING, Receiving.DONE):
+            return
+        cost = self._unconsumed.take(count)
+        self.consumed_sequence += count
+        limit = self._window.consume(cost)
+        if not self._close_if_consumed():
+            self._grant(limit)
+        self._end_if_done()
+
+    def accept(self, metadata: bytes = b"") -> None:
+        """Take the offered stream."""
+        if self._end_error is not None:
+            raise again(self._end_error)
+        self._require_offered("accept")
+        if len(metadata) > self._host.limits.metadata_bytes_max:
+            raise ConfigError(f"metadata: at most {self._host.limits.metadata_bytes_max} bytes")
+        self.reply_metadata = metadata
+        self._host.control(wire.Accept(self.id, metadata, self._window.limit))
+        self._open("accept")
+        self._grant(self._window.regrant())
+        held, self._held = self._held, []
+        for event, cost in held:
+            self._receive(event, cost)
+        if self._receiving is Receiving.FINISHED:
+            self._host.emit(StreamFinishedEvent(self))
+            self._close_if_consumed()
+
+    def reject(self, code: int, reason: str = "") -> None:
+        """Turn the offered stream down."""
+        if self.is_over:
+            return
+        self._require_offered("reject")
+        _check_words(code, reason)
+        self._reject(code, reason)
+
+    def finish(self) -> None:
+        """Send no more after what is queued."""
+        if self.is_over:
+            return
+        self._require_taken("finish")
+        self._sending = self._step(SENDING, self._sending, "finish")
+        self._send_gate = -1
+        self._wake()
+
+    def close(self, deadline: float | None = None) -> None:
+        """End both directions: drain what is queued until the deadline, take nothing more."""
+        if self.is_over:
+            return
+        if self.state is StreamState.OFFERED:
+            self._reject(UNTAKEN, "closed before it was taken")
+            return
+        stopping = self._receiving in (Receiving.RECEIVING, Receiving.FINISHED)
+        self._receiving = self._step(RECEIVING, self._receiving, "close")
+        if stopping:
+            self._stop_receiving()
+        self.finish()
+        if deadline is not None and (self._close_deadline is None or deadline < self._close_deadline):
+            self._close_deadline = deadline
+            self._host.deadline_changed(self)
+        self._end_if_done()
+
+    def abort(self, code: int = 0, reason: str = "") -> None:
+        """Drop everything now."""
+        if self.is_over:
+            return
+        _check_words(code, reason)
+        self._reset(code, reason, StreamReset(code, reason, peer=self.peer))
+
+    # Inputs
+
+    def established(self, send_limit: int) -> None:
+        """The other side's limits are known: a stream may be opened, and sent on, before they are."""
+        self._size_max = self._host.message_bytes_max
+        if max(map(len, self._out.queue), default=0) > self._size_max:
+            text = f"a message above the {self._size_max} bytes that the other side takes was queued"
+            self._reset(TOO_LARGE, text, MessageTooLarge(text, peer=self.peer))
+            return
+        self._out.credit.raise_to(send_limit)
+        self._wake()
+
+    def on_accept(self, frame: wire.Accept) -> None:
+        """Take the other side's answer: yes."""
+        if self._arrive("ACCEPT"):
+            self.reply_metadata = frame.metadata
+            self._out.credit.raise_to(frame.credit)
+            self._open("ACCEPT")
+            if self._receipts:
+                self._host.emit(StreamAcknowledged(self, self._receipts))
+
+    def on_reject(self, frame: wire.Reject) -> None:
+        """Take the other side's answer: no."""
+        if self._arrive("REJECT"):
+            self._end(StreamRejected(frame.code, frame.reason, peer=self.peer))
+
+    def on_data(self, frame: wire.Data) -> None:
+        """Take a run of messages."""
+        if self._arrive("DATA"):
+            self._receiving = self._step(RECEIVING, self._receiving, "DATA")
+            cost = self._arrivals.run(frame)
+            self._receive(StreamMessages(self, frame.first_sequence, frame.messages), cost)
+
+    def on_chunk(self, frame: wire.Chunk) -> None:
+        """Take a chunk of a large message."""
+        if self._arrive("DATA"):
+            self._receiving = self._step(RECEIVING, self._receiving, "DATA")
+            message = self._arrivals.chunk(frame, discard=self._receiving is Receiving.DISCARDING)
+            if message is not None:
+                cost = frame.total + MESSAGE_COST_BYTES
+                self._receive(StreamMessages(self, frame.sequence, [message]), cost)
+
+    def on_grant(self, frame: wire.Grant) -> None:
+        """Take credit."""
+        if self._arrive("GRANT"):
+            self._sending = self._step(SENDING, self._sending, "GRANT")
+            self._note_consumed("GRANT", frame.consumed)
+            self._out.credit.raise_to(frame.limit)
+            self._wake()
+
+    def on_blocked(self, frame: wire.Blocked) -> None:
+        """Take note of a message that waits for credit."""
+        if self._arrive("BLOCKED"):
+            self._receiving = self._step(RECEIVING, self._receiving, "BLOCKED")
+            self._window.blocked(frame.limit)
+            if self.state is StreamState.OPEN:  # an offer that is not taken gets no more memory
+                self._grant(self._window.regrant())
+
+    def on_finish(self, frame: wire.Finish) -> None:
+        """Take note that the other end sends no more."""
+        if self._arrive("FINISH"):
+            discarding = self._receiving is Receiving.DISCARDING
+            self._receiving = self._step(RECEIVING, self._receiving, "FINISH")
+            received = self._arrivals.received
+            # A message cut off in its middle is what our CLOSE asked for; otherwise nothing can be missing.
+            if frame.last_sequence != received or (self._arrivals.is_partial and not discarding):
+                raise self._violation(f"FINISH at {frame.last_sequence}, after {received}")
+            if self.state is StreamState.OPEN and not discarding:
+                self._host.emit(StreamFinishedEvent(self))
+                self._close_if_consumed()
+            self._end_if_done()
+
+    def on_close(self, frame: wire.Close) -> None:
+        """Take note that the other application consumes no more."""
+        if self._arrive("CLOSE"):
+            self._sending = self._step(SENDING, self._sending, "CLOSE")
+            self._note_consumed("CLOSE", frame.last_consumed)
+            if self._sending is Sending.STOPPED:
+                self._send_gate = -1
+                self._out.drop()
+                self._tell_ready()
+                self._wake()
+            self._end_if_done()
+
+    def on_reset(self, frame: wire.Reset) -> None:
+        """Take the other side's word that the stream is gone."""
+        if self._arrive("RESET"):
+            self._note_consumed("RESET", frame.last_consumed)
+            if frame.code == CLOSE_TIMEOUT:
+                self._end(StreamClosed(self._their_consumed, peer=self.peer))
+            else:
+                self._end(StreamReset(frame.code, frame.reason, peer=self.peer))
+
+    def acknowledged(self, sequence: int) -> None:
+        """Take note that the other bus has all messages up to this one."""
+        sequence = min(sequence, self._out.sent_sequence)
+        if sequence > self._receipts and not self.is_over:
+            self._receipts = sequence
+            if self.state is StreamState.OPEN:
+                self._host.emit(StreamAcknowledged(self, sequence))
+
+    def grant_oversized(self) -> bool:
+        """Grant the message that is larger than the window; False: the budget does not allow it now."""
+        limit = self._window.grant_oversized()
+        self._grant(limit)
+        return limit is not None
+
+    def expire(self, now: float) -> None:
+        """Act on the deadlines that have passed."""
+        if self._open_deadline is not None and self._open_deadline <= now:
+            if self.state is StreamState.OFFERED:
+                self._reject(UNTAKEN, "nobody took it in time")
+            else:
+                text = "not accepted in time"
+                self._reset(OPEN_TIMEOUT, text, OpenTimeout(f"stream {self.name!r} {text}", peer=self.peer))
+        elif self._close_deadline is not None and self._close_deadline <= now:
+            error = StreamClosed(self._their_consumed, peer=self.peer)
+            self._reset(CLOSE_TIMEOUT, "not drained in time", error)
+
+    def session_ended(self, error: BusError) -> None:
+        """End with the session."""
+        if not self.is_over:
+            self._end(error)
+
+    # Output
+
+    def next_frame(self, room: int) -> tuple[bytes, int] | None:
+        """Return one frame of at most ``room`` bytes and the last message that has left whole by now.
+
+        None: nothing may be sent now. ``room`` is at least ``ROOM_BYTES_MIN``, so that there is always one
+        while ``has_output`` is true.
+        """
+        if not self.has_output:
+            return None
+        out = self._out
+        if out.queued_cost:
+            sent = out.sent_sequence
+            frame = out.next_frame(room)
+            if out.sent_sequence > sent:
+                self._tell_ready()
+        else:
+            frame = self._finish_frame()
+        self._settle()
+        return None if frame is None else (frame, out.sent_sequence)
+
+    # The rest is private. First the two directions.
+
+    def _finish_frame(self) -> bytes:
+        frame = wire.encode_control(wire.Finish(self.id, self._out.sent_sequence))
+        self._sending = self._step(SENDING, self._sending, "finish sent")
+        self._end_if_done()
+        return frame
+
+    def _settle(self) -> None:
+        """See whether there is something that may leave; if credit is all that lacks, say so."""
+        out = self._out
+        if out.is_cutting:
+            self.has_output = True
+        elif not out.queue:
+            self.has_output = self._sending in (Sending.FINISHING, Sending.STOPPED)
+        else:
+            self.has_output = out.head_cost <= out.credit.remaining
+            if not self.has_output:
+                needed = out.credit.announce(out.head_cost)
+                if needed is not None:
+                    self._host.control(wire.Blocked(self.id, needed))
+
+    def _wake(self) -> None:
+        if not self.has_output and self.state in (StreamState.OFFERING, StreamState.OPEN):
+            self._settle()
+            if self.has_output:
+                self._host.schedule(self)
+
+    def _check(self, data: bytes) -> None:
+        """Let a message through that is not plainly welcome, or raise."""
+        if type(data) is not bytes:
+            raise TypeError(f"a message is bytes, not {type(data).__name__}")
+        if self.state is StreamState.OFFERED:
+            self._require_taken("send")
+        error = self.send_error
+        if error is not None:
+            raise error
+        if len(data) > self._size_max:
+            raise MessageTooLarge(f"a message of {len(data)} bytes, at most {self._size_max}", peer=self.peer)
+        queue_max = self._host.limits.send_queue_bytes_max
+        if self._out.queued_cost and self._out.queued_cost + len(data) + MESSAGE_COST_BYTES > queue_max:
+            self._want_ready = True
+            raise SendQueueFull(f"stream {self.id} has {self._out.queued_messages} queued", peer=self.peer)
+
+    def _tell_ready(self) -> None:
+        if self._want_ready:
+            self._want_ready = False
+            self._host.emit(StreamReady(self))
+
+    def _receive(self, event: StreamMessages, cost: int) -> None:
+        if self._receiving is Receiving.DISCARDING:
+            return
+        if self.state is StreamState.OPEN:
+            self._unconsumed.add(event.messages, cost)
+            self._host.emit(event)
+        else:
+            self._held.append((event, cost))
+
+    def _grant(self, limit: int | None) -> None:
+        if limit is not None:
+            self._host.control(wire.Grant(self.id, limit, self.consumed_sequence))
+
+    def _close_if_consumed(self) -> bool:
+        """Answer their FINISH if nothing is left to consume."""
+        if self._receiving is not Receiving.FINISHED or self._unconsumed.messages:
+            return False
+        self._receiving = self._step(RECEIVING, self._receiving, "all consumed")
+        self._stop_receiving()
+        return True
+
+    def _stop_receiving(self) -> None:
+        self._host.control(wire.Close(self.id, self.consumed_sequence))
+        self._forget_received()
+
+    def _forget_received(self) -> None:
+        self._held = []
+        self._unconsumed.clear()
+        self._arrivals.forget_partial()
+        self._window.stop()
+
+    def _note_consumed(self, word: str, sequence: int) -> None:
+        if sequence > self._out.sent_sequence:
+            raise self._violation(f"{word}: consumed up to {sequence} of {self._out.sent_sequence}")
+        self._their_consumed = max(self._their_consumed, sequence)
+
+    # The handshake and the end.
+
+    def _arrive(self, word: str) -> bool:
+        """Whether a frame is to be looked at. Raises ``RemoteProtocolError`` if it cannot come now."""
+        if self.is_over:
+            return False
+        self._step(HANDSHAKE, self.state, word)
+        return True
+
+    def _step(self, table: Table[State], state: State, word: str) -> State:
+        following = table[state].get(word)
+        if following is None:
+            raise self._violation(f"{word} while {state.value}")
+        return following
+
+    def _violation(self, what: str) -> RemoteProtocolError:
+        return RemoteProtocolError(f"stream {self.id}: {what}", peer=self.peer)
+
+    def _require_offered(self, command: str) -> None:
+        if self.state is not StreamState.OFFERED:
+            raise UsageError(f"{command}: stream {self.id} is no offer", peer=self.peer)
+
+    def _require_taken(self, command: str) -> None:
+        if self.state is StreamState.OFFERED:
+            raise UsageError(f"{command}: stream {self.id} is not accepted", peer=self.peer)
+
+    def _open(self, word: str) -> None:
+        self.state = self._step(HANDSHAKE, self.state, word)
+        if self._sending is Sending.SENDING:
+            self._send_gate = self._host.limits.send_queue_bytes_max
+        self._open_deadline = None
+        self._host.deadline_changed(self)
+        self._host.emit(StreamOpened(self))
+        self._wake()
+
+    def _reject(self, code: int, reason: str) -> None:
+        self._host.control(wire.Reject(self.id, code, reason))
+        self._end(StreamRejected(code, reason, peer=self.peer))
+
+    def _reset(self, code: int, reason: str, error: BusError) -> None:
+        self._host.control(wire.Reset(self.id, code, reason, self.consumed_sequence))
+        self._end(error)
+
+    def _end_if_done(self) -> None:
+        if self._sending is Sending.DONE and self._receiving is Receiving.DONE and not self.is_over:
+            complete = self._their_consumed == self._out.last_sequence
+            self._end(None if complete else StreamClosed(self._their_consumed, peer=self.peer))
+
+    def _end(self, error: BusError | None) -> None:
+        self.state = StreamState.ENDED
+        self.has_output = False
+        self._sending = Sending.DONE
+        self._receiving = Receiving.DONE
+        self._send_gate = -1
+        self._open_deadline = self._close_deadline = None
+        self._end_error = error
+        self._out.drop()
+        self._forget_received()
+        self._host.emit(StreamEnded(self, error))
+        self._host.retire(self)
+
+
+def again(error: BusError) -> BusError:
+    """Return a fresh exception of the same content: one that is raised twice would grow its traceback."""
+    fresh = type(error).__new__(type(error))
+    fresh.args = error.args
+    fresh.__dict__.update(error.__dict__)
+    fresh.__cause__ = error.__cause__
+    return fresh
+
+
+def _check_words(code: int, reason: str) -> None:
+    if not 0 <= code < wire.BUS_CODE_MIN:
+        raise ConfigError(f"code: expected 0 to {wire.BUS_CODE_MIN - 1}, got {code}")
+    if len(reason.encode()) > REASON_BYTES_MAX:
+        raise ConfigError(f"reason: at most {REASON_BYTES_MAX} bytes")
