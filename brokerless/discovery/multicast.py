@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import random
 import secrets
+import socket
 from typing import TYPE_CHECKING
 
 from zeroconf import (  # type: ignore[attr-defined]  # the records are there for use, but in no __all__
@@ -74,7 +75,8 @@ class MulticastDns(RecordUpdateListener):
         self._sending: set[asyncio.Future[object]] = set()
         self._query_timer: asyncio.TimerHandle | None = None
         self._query_interval_s = QUERY_INTERVAL_MIN_S
-        self._zeroconf = AsyncZeroconf(InterfaceChoice.All if interfaces is None else list(interfaces))
+        self._interfaces = interfaces
+        self._zeroconf = AsyncZeroconf(self._usable_interfaces())
 
     async def start(self) -> None:
         """Begin to listen and to ask. Raises ``RuntimeError`` if there is nothing to speak on."""
@@ -111,7 +113,7 @@ class MulticastDns(RecordUpdateListener):
 
     async def update_interfaces(self) -> None:
         """Speak and listen on interfaces that have come, and no longer on those that have gone."""
-        await self._zeroconf.async_update_interfaces()
+        await self._zeroconf.async_update_interfaces(self._usable_interfaces())
 
     async def close(self) -> None:
         """Say goodbye and close the sockets. Does nothing the second time."""
@@ -136,6 +138,17 @@ class MulticastDns(RecordUpdateListener):
                 self._lost(record.key, record.text)
             elif update.old is None:  # otherwise it is known, with this very text
                 self._heard(record.key, record.text)
+
+    def _usable_interfaces(self) -> list[str | int] | InterfaceChoice:
+        # The library fails altogether, and leaves sockets open, where one of several is not there.
+        if self._interfaces is None:
+            return InterfaceChoice.All
+        usable: list[str | int] = [interface for interface in self._interfaces if _is_ours(interface)]
+        if not usable:
+            raise OSError(
+                f"none of {', '.join(self._interfaces) or 'no interfaces'} is an address of this host"
+            )
+        return usable
 
     def _ask_in(self, delay_s: float) -> None:
         self._query_timer = asyncio.get_running_loop().call_later(delay_s, self._ask)
@@ -164,3 +177,15 @@ class MulticastDns(RecordUpdateListener):
         for task in self._sending:
             task.cancel()
         return list(self._sending)
+
+
+def _is_ours(interface: str) -> bool:
+    try:
+        [(family, *_, address), *_] = socket.getaddrinfo(
+            interface, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+        )
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True

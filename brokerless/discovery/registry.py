@@ -129,13 +129,13 @@ class RegistryDiscovery:
 
     async def _scan(self, beacon: Beacon, sightings: Sightings) -> None:
         names = self._names()
-        for name in set(sightings).difference(names):
-            sightings.lose(name)
-        self._refused.intersection_update(names)
         for count, name in enumerate(names, 1):
             self._look(name, beacon, sightings)
             if count % FILES_PER_SLICE == 0:
                 await asyncio.sleep(0)
+        for name in set(sightings).difference(names):  # last, since what has gone may just have been replaced
+            sightings.lose(name)
+        self._refused.intersection_update(names)
 
     def _names(self) -> list[str]:
         names: list[str] = []

@@ -43,9 +43,12 @@ class Sightings:
 
     def see(self, name: str, hint: Hint) -> bool:
         """Take note of a record; return False if there is no room for it."""
-        said = self._said(hint.address)
-        if self._hints.get(name) == hint:
+        before = self._hints.get(name)
+        if before == hint:
             return True
+        if before is not None and before.address != hint.address:
+            self.lose(name)
+        said = self._said(hint.address)
         if name in self._hints:
             self._drop(name)
         names = self._names.get(hint.address, [])

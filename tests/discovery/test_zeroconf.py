@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+from zeroconf import DNSAddress, DNSService, DNSText, RecordUpdateListener
+from zeroconf.asyncio import AsyncZeroconf
+
+from brokerless.address import Address
+from brokerless.discovery import Beacon, Discovery, Hint
+from brokerless.discovery.record import NONCE_BYTES, RECORD_BYTES, open_record, seal_record
+from brokerless.discovery.sightings import RECORDS_PER_PEER_MAX
+from brokerless.discovery.zeroconf import ZeroconfDiscovery, decode_text, encode_text
+from brokerless.errors import StartError
+from brokerless.identity import Identity
+from brokerless.trust import generate_secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from zeroconf import DNSRecord, RecordUpdate, Zeroconf
+
+LOOPBACK = ("127.0.0.1",)
+"""The only interface that a test may touch."""
+
+SOON_S = 15.0
+"""More than enough for what takes a second, on any machine."""
+
+NODE = """
+import asyncio, sys
+from brokerless.address import Address
+from brokerless.discovery import Beacon
+from brokerless.discovery.zeroconf import ZeroconfDiscovery
+
+async def main():
+    heard = asyncio.Queue()
+    discovery = ZeroconfDiscovery(["127.0.0.1"])
+    beacon = Beacon(Address(b"p" * 32), ("tcp://127.0.0.1:4000",), 7, bytes.fromhex(sys.argv[1]))
+    await discovery.start(beacon, heard.put_nowait)
+    print((await heard.get()).address, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await discovery.close()
+
+asyncio.run(main())
+"""
+"""A process that says whom it has found, and closes when its input ends."""
+
+
+class Node:
+    """A discovery, its beacon and what it reports."""
+
+    def __init__(self, key: bytes) -> None:
+        self.discovery: Discovery = ZeroconfDiscovery(LOOPBACK)
+        self.beacon = Beacon(Identity.generate().address, ("tcp://127.0.0.1:4000",), 1, key)
+        self.hints: asyncio.Queue[Hint] = asyncio.Queue()
+
+    def hint(self, *endpoints: str) -> Hint:
+        """What others ought to hear of it."""
+        return Hint(self.beacon.address, endpoints, self.beacon.boot, "zeroconf")
+
+    async def announce(self, *endpoints: str) -> None:
+        await self.discovery.announce(
+            Beacon(self.beacon.address, endpoints, self.beacon.boot, self.beacon.mesh_key)
+        )
+
+    async def heard(self) -> Hint:
+        return await asyncio.wait_for(self.hints.get(), SOON_S)
+
+
+class Outsider(RecordUpdateListener):
+    """Hears all that is said, and knows no key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[DNSRecord] = []
+        self._heard = asyncio.Event()
+
+    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
+        self.records += [update.new for update in records]
+        self._heard.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(SOON_S):
+            while not condition():
+                self._heard.clear()
+                await self._heard.wait()
+
+    def services(self, key: bytes) -> list[str]:
+        """Return the names of the services of one mesh. This takes its key; others may run on this host."""
+        found = []
+        for record in self.records:
+            sealed = decode_text(record.text) if isinstance(record, DNSText) else None
+            if sealed is not None and open_record(sealed, key, "") is not None and record.name not in found:
+                found.append(record.name)
+        return found
+
+
+@pytest_asyncio.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def started(stack: AsyncExitStack, key: bytes) -> Node:
+    node = Node(key)
+    stack.push_async_callback(node.discovery.close)
+    await node.discovery.start(node.beacon, node.hints.put_nowait)
+    return node
+
+
+async def listening(stack: AsyncExitStack) -> Outsider:
+    outsider = Outsider()
+    multicast = AsyncZeroconf(list(LOOPBACK))
+    stack.push_async_callback(multicast.async_close)
+    await multicast.zeroconf.async_wait_for_start()
+    multicast.zeroconf.async_add_listener(outsider, None)
+    return outsider
+
+
+@pytest.mark.asyncio
+async def test_nodes_find_each_other_move_and_leave(stack: AsyncExitStack) -> None:
+    key = generate_secret()
+    elder, stranger = await started(stack, key), await started(stack, generate_secret())
+    newcomer = await started(stack, key)
+    assert await elder.heard() == newcomer.hint("tcp://127.0.0.1:4000")
+    assert await newcomer.heard() == elder.hint("tcp://127.0.0.1:4000")
+    await newcomer.announce("tcp://127.0.0.2:9", "ipc:///run/a.sock")
+    assert await elder.heard() == newcomer.hint("tcp://127.0.0.2:9")
+    await newcomer.announce("ipc:///run/a.sock")
+    assert await elder.heard() == newcomer.hint()
+    await newcomer.announce("tcp://127.0.0.3:9")
+    assert await elder.heard() == newcomer.hint("tcp://127.0.0.3:9")
+    await newcomer.discovery.close()
+    await newcomer.discovery.close()
+    assert await elder.heard() == newcomer.hint()
+    assert stranger.hints.empty()
+    assert elder.discovery.rejected >= 1  # the stranger's, and others' that happen to run here
+    assert stranger.discovery.rejected >= 2
+
+
+@pytest.mark.asyncio
+async def test_processes_find_each_other(stack: AsyncExitStack) -> None:
+    key = generate_secret()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", NODE, key.hex(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    peer = Address(b"p" * 32)
+    try:
+        node = await started(stack, key)
+        assert await node.heard() == Hint(peer, ("tcp://127.0.0.1:4000",), 7, "zeroconf")
+        said = await asyncio.wait_for(process.stdout.readline(), SOON_S)
+        assert said.decode().strip() == str(node.beacon.address)
+    finally:
+        process.stdin.close()
+        await process.wait()
+    assert await node.heard() == Hint(peer, (), 7, "zeroconf")
+
+
+@pytest.mark.asyncio
+async def test_an_outsider_learns_nothing(stack: AsyncExitStack) -> None:
+    outsider, key = await listening(stack), generate_secret()
+    node = await started(stack, key)
+    await outsider.until(lambda: len(outsider.services(key)) == 1)
+    await node.announce("tcp://127.0.0.1:4001")
+    await outsider.until(lambda: len(outsider.services(key)) == 2)
+    hosts, texts = [], []
+    for name in outsider.services(key):
+        said = [record for record in outsider.records if record.name == name]
+        [service] = {record for record in said if isinstance(record, DNSService)}
+        [text] = {record for record in said if isinstance(record, DNSText)}
+        assert (service.port, service.weight, service.priority) == (0, 0, 0)
+        assert not [r for r in outsider.records if isinstance(r, DNSAddress) and r.name == service.server]
+        hosts.append(service.server)
+        texts.append(text.text)
+    assert not set(outsider.services(key)) & set(hosts)
+    assert len(set(hosts)) == 2
+    assert not any(socket.gethostname() in said for said in (*hosts, *outsider.services(key)))
+    assert not any(node.beacon.address.public_key in text or b"127.0.0.1" in text for text in texts)
+    assert sum(one == other for one, other in zip(*texts, strict=True)) < len(texts[0]) / 16
+
+
+@pytest.mark.asyncio
+async def test_a_flood_is_counted_and_takes_no_memory(stack: AsyncExitStack) -> None:
+    key = generate_secret()
+    node = await started(stack, key)
+    assert isinstance(node.discovery, ZeroconfDiscovery)
+    garbage = encode_text(bytes(RECORD_BYTES))
+    replayed = encode_text(seal_record(Beacon(Address(b"p" * 32), ("tcp://127.0.0.1:1",), 7, key), bytes(12)))
+    rejected = node.discovery.rejected
+    for number in range(5_000):
+        node.discovery._heard(f"garbage {number}", garbage)
+        node.discovery._heard(f"replayed {number}", replayed)
+    assert node.discovery.rejected >= rejected + 5_000
+    assert node.hints.qsize() == 1
+    assert node.discovery._sightings is not None
+    assert len(list(node.discovery._sightings)) <= RECORDS_PER_PEER_MAX
+
+
+@pytest.mark.asyncio
+async def test_a_goodbye_for_another_text_withdraws_nothing(stack: AsyncExitStack) -> None:
+    key = generate_secret()
+    node = await started(stack, key)
+    assert isinstance(node.discovery, ZeroconfDiscovery)
+    peer = Address(b"p" * 32)
+    one, other = (
+        encode_text(seal_record(Beacon(peer, (f"tcp://127.0.0.1:{port}",), 7, key), bytes(NONCE_BYTES)))
+        for port in (1, 2)
+    )
+    node.discovery._heard("name", one)
+    for text in (other, b"", encode_text(bytes(RECORD_BYTES))):
+        node.discovery._lost("name", text)
+    node.discovery._lost("another name", one)
+    assert await node.heard() == Hint(peer, ("tcp://127.0.0.1:1",), 7, "zeroconf")
+    assert node.hints.empty()
+    node.discovery._lost("name", one)
+    assert await node.heard() == Hint(peer, (), 7, "zeroconf")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("interfaces", [["no address"], ["203.0.113.1"], []])
+async def test_what_cannot_start_says_so(interfaces: list[str]) -> None:
+    discovery = ZeroconfDiscovery(interfaces)
+    beacon = Beacon(Identity.generate().address, ("tcp://127.0.0.1:4000",), 1, generate_secret())
+    with pytest.raises(StartError, match="multicast DNS cannot be used"):
+        await discovery.start(beacon, lambda hint: None)
+    await discovery.announce(beacon)
+    await discovery.close()
+
+
+@pytest.mark.asyncio
+async def test_closing_before_the_start_is_harmless() -> None:
+    await ZeroconfDiscovery(LOOPBACK).close()
+
+
+# The text
+
+
+def test_a_text_carries_a_record() -> None:
+    record = bytes(number % 251 for number in range(RECORD_BYTES))
+    text = encode_text(record)
+    assert text.startswith(b"\x03v=1\xff0=\0\x01")
+    assert decode_text(text) == record
+    assert decode_text(b"\x07later=1" + text + b"\0") == record
+
+
+@given(st.binary(max_size=2_000))
+def test_any_text_is_taken(text: bytes) -> None:
+    assert decode_text(text) is None
+    assert decode_text(b"\x03v=1" + text) is None
+
+
+def test_a_text_of_another_version_or_with_a_piece_missing_is_none() -> None:
+    text = encode_text(bytes(RECORD_BYTES))
+    assert decode_text(text.replace(b"v=1", b"v=2")) is None
+    assert decode_text(text.replace(b"1=", b"9=")) is None
+    assert decode_text(text[:-1]) is None
+    assert decode_text(text + b"\x035=x") is None
