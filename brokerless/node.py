@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 from brokerless.address import Ticket
 from brokerless.clock import now as read_clock
+from brokerless.discovery import Beacon
 from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, IdentityInUse, StartError
 from brokerless.identity import Identity
+from brokerless.interfaces import expand_wildcards
 from brokerless.private_files import make_private_directory
 from brokerless.protocol import core as actions
 from brokerless.protocol import wire
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from brokerless.address import Address
-    from brokerless.config import NodeConfig
-    from brokerless.discovery import Beacon, Discovery, Hint
+    from brokerless.config import Limits, NodeConfig
+    from brokerless.discovery import Discovery, Hint
     from brokerless.model import Event, Message, NodeStats, Offer, Peer, PeerStats, Reliability
     from brokerless.protocol.core import Action
     from brokerless.protocol.stream import Stream
@@ -168,12 +170,14 @@ class Node:
         return made
 
     def _beacon(self) -> Beacon:
-        from brokerless.discovery import Beacon
-
         assert self._core is not None
         assert self._trust is not None
-        endpoints = tuple(self._config.advertise) or self._endpoints
-        return Beacon(self.address, endpoints, self._core.boot, self._trust.key)
+        return Beacon(self.address, self._places, self._core.boot, self._trust.key)
+
+    @property
+    def _places(self) -> tuple[str, ...]:
+        """Where others may try us."""
+        return tuple(self._config.advertise) or expand_wildcards(self._endpoints)
 
     async def close(self, timeout: float | None = 5.0) -> bool:  # noqa: ASYNC109 - it drains, never raises
         """Finish what is under way, say goodbye, and let go of everything.
@@ -226,6 +230,11 @@ class Node:
     # Queries
 
     @property
+    def limits(self) -> Limits:
+        """The limits that the node was made with."""
+        return self._config.limits
+
+    @property
     def name(self) -> str:
         """What peers see as our name; may be set while running."""
         return self._name
@@ -265,8 +274,7 @@ class Node:
     def ticket(self) -> Ticket:
         """Return what another node needs to dial this one. Raises ``BusClosed`` before ``start``."""
         self._running()
-        endpoints = tuple(self._config.advertise) or self._endpoints
-        return Ticket(self.address, tuple(place for place in endpoints if place.startswith("tcp:")))
+        return Ticket(self.address, tuple(place for place in self._places if place.startswith("tcp:")))
 
     def stats(self) -> NodeStats:
         """Return the counters of the node."""
