@@ -93,7 +93,6 @@ class Node:
         loop = asyncio.get_running_loop()
         directory = await self._derive_trust(loop)
         assert self._trust is not None
-        assert self._identity is not None
         config = self._config
         self._core = NodeCore(
             address=self.address,
@@ -224,7 +223,7 @@ class Node:
             await self._transport.close()
         if self._admissions is not None:
             self._admissions.shutdown(wait=False, cancel_futures=True)
-        if self._identity is not None and not isinstance(self._config.identity, Identity):
+        if self._owns_identity:
             self._identity.release()
 
     # Queries
