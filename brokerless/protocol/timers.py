@@ -7,12 +7,16 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
 
+OUTDATED_MAX = 64
+"""Outdated entries of the heap beyond the number of deadlines, before it is cleared of them: each holds on to
+its key, which may be a stream long over, until its time would have come."""
+
 
 class Timers(Generic[Key]):
     """The earliest of many deadlines, each under a key. Times are the core's ``now``, in seconds.
 
-    A heap whose outdated entries are skipped when they surface: moving a deadline costs one push, and most
-    deadlines of a healthy session only ever move later.
+    A heap whose outdated entries are skipped when they surface, or dropped when they outnumber the others:
+    moving a deadline costs one push, and most deadlines of a healthy session only ever move later.
 
     Queries: ``next_deadline``. Commands: ``set``, ``set_earlier``, ``remove``. Outputs: ``pop_due``.
     """
@@ -37,6 +41,8 @@ class Timers(Generic[Key]):
             self._when[key] = deadline
             self._pushed += 1  # breaks ties, so that keys need no order
             heapq.heappush(self._heap, (deadline, self._pushed, key))
+            if len(self._heap) > 2 * len(self._when) + OUTDATED_MAX:
+                self._drop_outdated()
 
     def set_earlier(self, key: Key, deadline: float | None) -> None:
         """Put ``key``'s deadline at ``deadline`` unless it has an earlier one."""
@@ -57,3 +63,8 @@ class Timers(Generic[Key]):
             del self._when[key]
             due.append(key)
         return due
+
+    def _drop_outdated(self) -> None:
+        present = {entry[2]: entry for entry in self._heap if self._when.get(entry[2]) == entry[0]}
+        self._heap = list(present.values())  # of equal entries for one key, one is enough
+        heapq.heapify(self._heap)
