@@ -1,0 +1,215 @@
+"""Between the node and the asyncio face, in one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import logging
+import weakref
+from typing import TYPE_CHECKING
+
+from brokerless import BusError, StreamReset
+from dittobus._aio_offer import Offer
+from dittobus._aio_stream import Stream
+from dittobus._bindings import Bindings
+from dittobus._exchange import Exchange
+from dittobus._inbox import Inbox, PeerChanges
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from brokerless import (
+        Address,
+        Limits,
+        Message,
+        MessageReceived,
+        Reliability,
+        SendDone,
+        StreamOffered,
+        StreamOpened,
+    )
+    from brokerless import Offer as CoreOffer
+    from brokerless import Stream as CoreStream
+    from dittobus.peers import PeerEvent
+
+_log = logging.getLogger("dittobus")
+
+
+class AioExchange(Exchange[Stream]):
+    """Awaits what the node brings about, and keeps what has arrived until somebody takes it."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self.messages: Inbox[Message] = Inbox()
+        self.offers: Inbox[Offer] = Inbox()
+        self.bindings: Bindings[Callable[[Stream, Address], Awaitable[object] | None]] = Bindings()
+        self._changes: weakref.WeakSet[PeerChanges] = weakref.WeakSet()
+        self._stream_ids = itertools.count(1)
+        self._opening: dict[CoreStream, asyncio.Future[Stream]] = {}
+        self._offered: dict[CoreStream, Offer] = {}
+        self._sends: dict[int, asyncio.Future[None]] = {}
+        self._handling: set[asyncio.Task[None]] = set()
+
+    async def shut_down(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - time to drain, no limit
+        try:
+            return await super().shut_down(timeout)
+        finally:
+            for task in self._handling:
+                task.cancel()
+            await asyncio.gather(*self._handling, return_exceptions=True)
+
+    # Commands
+
+    async def send(
+        self,
+        data: bytes,
+        to: Address,
+        reliability: Reliability,
+        channel: int,
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> None:
+        """Send a single message, and wait for its acknowledgement."""
+        send_id = self.node.send(data, to, reliability, channel, timeout)
+        done = self._sends[send_id] = asyncio.get_running_loop().create_future()
+        try:
+            await done
+        finally:
+            self._sends.pop(send_id, None)
+
+    async def open_stream(
+        self,
+        to: Address,
+        reliability: Reliability,
+        name: str,
+        metadata: bytes,
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> Stream:
+        """Open a stream, and wait for its acceptance."""
+        return await self._opened(self.node.open_stream(to, reliability, name, metadata, timeout))
+
+    async def accept(self, offer: CoreOffer, metadata: bytes) -> Stream:
+        """Take an offered stream."""
+        return await self._opened(self.node.accept(offer, metadata))
+
+    async def _opened(self, core: CoreStream) -> Stream:
+        opened: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+        self._opening[core] = opened
+        try:
+            return await opened
+        except asyncio.CancelledError:
+            self._opening.pop(core, None)
+            stream = self._stream(core)
+            if stream is not None:  # it came too late
+                stream.abort()
+            else:
+                core.abort()
+            raise
+
+    def changes(self) -> PeerChanges:
+        """Return a new iteration over the changes of peers."""
+        changes = PeerChanges(self.table.live.values())
+        if self.is_over:
+            changes.close()
+        self._changes.add(changes)
+        return changes
+
+    def bind(self, name: str, handler: Callable[[Stream, Address], Awaitable[object] | None]) -> None:
+        """Give streams of that name to ``handler``, also those that are offered already."""
+        self.bindings.bind(name, handler)
+        offers = tuple(self.offers.items)
+        for offer in offers:
+            self.offers.discard(offer)
+            self._sort(offer)
+
+    # Events
+
+    def _fail_rest(self) -> None:
+        super()._fail_rest()
+        self.messages.close()
+        self.offers.close()
+        for changes in tuple(self._changes):
+            changes.close()
+
+    def _peer_changed(self, event: PeerEvent) -> None:
+        known = event.peer.address in self.table.live
+        self.table.apply(event)
+        if known or event.peer.address in self.table.live:
+            for changes in tuple(self._changes):
+                changes.put(event)
+
+    def _message_received(self, event: MessageReceived) -> None:
+        self.messages.put(event.message)
+
+    def _send_done(self, event: SendDone) -> None:
+        done = self._sends.pop(event.send_id, None)
+        if done is None or done.done():
+            return
+        if event.error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(event.error)
+
+    def _stream_offered(self, event: StreamOffered) -> None:
+        offer = self._offered[event.offer.stream] = Offer(self, event.offer)
+        self._sort(offer)
+
+    def _sort(self, offer: Offer) -> None:
+        """Pass an offer to the handler of its name, or to the iterators where no handlers are used."""
+        if not self.bindings:
+            self.offers.put(offer)
+            return
+        handler = self.bindings.get(offer.name)
+        if handler is None:
+            self.node.reject(offer._offer, self.bindings.REJECT_CODE, self.bindings.refusal(offer.name))
+        else:
+            task = asyncio.get_running_loop().create_task(self._handle(offer, handler))
+            self._handling.add(task)
+            task.add_done_callback(self._handling.discard)
+
+    async def _handle(
+        self, offer: Offer, handler: Callable[[Stream, Address], Awaitable[object] | None]
+    ) -> None:
+        try:
+            stream = await offer.accept()
+        except BusError as error:
+            _log.debug("%r cannot be accepted any more: %s", offer, error)
+            return
+        try:
+            handling = handler(stream, stream.peer)
+            if inspect.isawaitable(handling):
+                await handling
+        except asyncio.CancelledError:
+            stream.abort()
+            raise
+        except Exception:
+            _log.exception("the handler of streams named %r raised; its stream is aborted", offer.name)
+            stream.abort()
+
+    def _stream_opened(self, event: StreamOpened) -> None:
+        core = event.stream
+        self._offered.pop(core, None)
+        opened = self._opening.pop(core, None)
+        if opened is None or opened.done():
+            return
+        stream = Stream(self.node, self.limits, core, next(self._stream_ids))
+        self._streams[core] = weakref.ref(stream)
+        opened.set_result(stream)
+
+    def _unopened_ended(self, core: CoreStream, error: BusError | None) -> None:
+        if (offer := self._offered.pop(core, None)) is not None:
+            self.offers.discard(offer)
+        opened = self._opening.pop(core, None)
+        if opened is not None and not opened.done():
+            opened.set_exception(error or StreamReset(0, "closed before it was open", peer=core.peer))
+
+    def _unopened(self) -> Iterable[CoreStream]:
+        return (*self._opening, *self._offered)
+
+    def _unsent(self) -> Iterable[int]:
+        return self._sends
+
+    def _did_fork(self) -> None:
+        for reference in self._streams.values():
+            if (stream := reference()) is not None:
+                stream._did_fork()

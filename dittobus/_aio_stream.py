@@ -1,0 +1,390 @@
+"""A stream as asyncio knows it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+from collections import deque
+from typing import TYPE_CHECKING
+
+from brokerless import BusError, EndOfStream, ForkedProcessError, SendQueueFull
+from brokerless import StreamFinishedError as StreamFinished
+from dittobus._arguments import checked_code, checked_message, checked_timeout
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+    from brokerless import Address, Limits, Node, Reliability, StreamStats
+    from brokerless import Stream as CoreStream
+
+
+class Stream:
+    """A stream of messages to and from one peer, in the order sent, each exactly once.
+
+    >>> async with await bus.open_stream(peer) as stream:
+    ...     await stream.send(b"hello")
+    ...     print(await stream.receive())
+
+    Belongs to the loop of its bus. Leaving ``async with`` closes it, or aborts it after an exception. A
+    stream that is collected unclosed is aborted.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_batch",
+        "_batch_size",
+        "_closing",
+        "_core",
+        "_end_error",
+        "_end_told",
+        "_ended",
+        "_finished_by_peer",
+        "_id",
+        "_later",
+        "_limits",
+        "_loop",
+        "_node",
+        "_receipts",
+        "_receivers",
+        "_report_is_due",
+        "_send",
+        "_senders",
+        "_thread",
+    )
+
+    def __init__(self, node: Node, limits: Limits, core: CoreStream, stream_id: int) -> None:
+        self._node = node
+        self._limits = limits
+        self._core = core
+        self._id = stream_id
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        # Sending
+        self._send = core.send
+        self._senders: deque[asyncio.Future[None]] = (
+            deque()
+        )  # those who wait for room, first come, first served
+        self._receipts: dict[asyncio.Future[None], int] = {}
+        # Receiving. Messages are taken from the end of a reversed list: nothing in Python is faster.
+        self._batch: list[bytes] = []
+        self._batch_size = 0  # messages of the batch whose consumption has not been reported, taken or not
+        self._later: deque[list[bytes]] = deque()
+        self._receivers: deque[asyncio.Future[None]] = deque()
+        self._report_is_due = False
+        self._finished_by_peer = False
+        # The end
+        self._closing = False
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._end_error: BusError | None = None
+        self._end_told = False
+
+    # What it is
+
+    @property
+    def id(self) -> int:
+        """Number of the stream, unique on this bus."""
+        return self._id
+
+    @property
+    def peer(self) -> Address:
+        """Who is at the other end."""
+        return self._core.peer
+
+    @property
+    def name(self) -> str:
+        """What the opener named it."""
+        return self._core.name
+
+    @property
+    def metadata(self) -> bytes:
+        """What the opener sent along."""
+        return self._core.metadata
+
+    @property
+    def reply_metadata(self) -> bytes:
+        """What the acceptor sent along."""
+        return self._core.reply_metadata
+
+    @property
+    def reliability(self) -> Reliability:
+        """What is promised of delivery."""
+        return self._core.reliability
+
+    def stats(self) -> StreamStats:
+        """Return the counters of this stream, as they are now."""
+        return self._core.stats()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._ended.done() else "closing" if self._closing else "open"
+        return f"<{type(self).__name__} {self._id} {self.name!r} with {self.peer.short}, {state}>"
+
+    # Sending
+
+    async def send(self, data: Buffer) -> int:
+        """Send one message, waiting until it is accepted; return its sequence number, the first is 1.
+
+        Accepted means: in the send queue, which has room as the receiving application consumes. When
+        cancelled, nothing was sent. Raises ``MessageTooLarge``, ``StreamFinished``, or what ended the stream.
+        """
+        if type(data) is bytes and not self._senders:
+            try:
+                return self._send(data)
+            except SendQueueFull:
+                pass
+            except BusError:
+                self._end_told = True
+                raise
+        return await self._send_in_turn(checked_message(data, self._limits))
+
+    def send_nowait(self, data: Buffer) -> int:
+        """Send one message if it is accepted at once, and return its sequence number.
+
+        Raises ``SendQueueFull`` if there is no room, and what ``send`` raises.
+        """
+        message = checked_message(data, self._limits)
+        if self._senders:
+            raise SendQueueFull("others wait to send on this stream", peer=self.peer, hint="use send()")
+        return self._send(message)
+
+    async def wait_acknowledged(self, sequence: int | None = None) -> None:
+        """Wait until the remote bus has all messages up to ``sequence``; None means all sent so far.
+
+        It says that they are in its memory, not that its application has processed them. Raises what ended
+        the stream before.
+        """
+        wanted = self._core.last_sequence if sequence is None else sequence
+        if self._core.acknowledged_sequence >= wanted:
+            return
+        if self._ended.done():
+            raise self._end()
+        receipt: asyncio.Future[None] = self._loop.create_future()
+        self._receipts[receipt] = wanted
+        try:
+            await receipt
+        finally:
+            self._receipts.pop(receipt, None)
+
+    async def finish(self) -> None:
+        """End this side's sending, after what was accepted. The other side may still send."""
+        self._core.finish()
+
+    async def _send_in_turn(self, message: bytes) -> int:
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._senders.append(turn)
+        if len(self._senders) == 1:
+            turn.set_result(None)
+        try:
+            while True:
+                await turn
+                try:
+                    return self._send(message)
+                except SendQueueFull:  # the core will say StreamReady
+                    turn = self._senders[0] = self._loop.create_future()
+                except BusError:
+                    self._end_told = True
+                    raise
+        finally:
+            self._senders.remove(turn)
+            self._did_get_ready()
+
+    # Receiving
+
+    async def receive(self) -> bytes:
+        """Return the next message, waiting for it; it counts as consumed then. When cancelled, none is lost.
+
+        Raises ``EndOfStream`` once the other side has finished and everything was received,
+        ``StreamFinished`` once this side has closed, or what ended the stream otherwise.
+        """
+        if batch := self._batch:
+            message = batch.pop()
+            if not batch:
+                self._report_consumed()
+            return message
+        return await self._receive_later()
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if batch := self._batch:
+            message = batch.pop()
+            if not batch:
+                self._report_consumed()
+            return message
+        try:
+            return await self._receive_later()
+        except EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def _receive_later(self) -> bytes:
+        while not self._batch and not self._load():
+            if self._finished_by_peer or self._closing or self._ended.done():
+                raise self._end()
+            arrival: asyncio.Future[None] = self._loop.create_future()
+            self._receivers.append(arrival)
+            try:
+                await arrival
+            except BaseException:
+                if arrival.done() and not arrival.cancelled():
+                    self._wake_receiver()  # it was meant for whoever can take it
+                raise
+            finally:
+                if arrival in self._receivers:
+                    self._receivers.remove(arrival)
+        message = self._batch.pop()
+        if not self._batch:
+            self._report_consumed()
+        if self._batch or self._later:
+            self._wake_receiver()
+        return message
+
+    def _load(self) -> bool:
+        """Make the next run of messages the batch, if there is one."""
+        if not self._later:
+            return False
+        self._batch = self._later.popleft()
+        self._batch_size = len(self._batch)
+        if not self._report_is_due:
+            self._report_is_due = True
+            self._loop.call_soon(self._report_in_passing)
+        return True
+
+    def _report_in_passing(self) -> None:
+        """Once per turn of the loop at most, so that no credit waits for the rest of a batch to be taken."""
+        self._report_is_due = False
+        if rest := self._batch:
+            self._report_consumed()
+            self._batch = []
+            self._later.appendleft(rest)  # taking it again asks for the next report
+
+    def _report_consumed(self) -> None:
+        taken = self._batch_size - len(self._batch)
+        self._batch_size = 0
+        if taken:
+            self._core.consume(taken)
+
+    # Ending
+
+    async def close(self, timeout: float | None = 5.0) -> None:  # noqa: ASYNC109 - time to drain, no limit
+        """End both directions: drain what was accepted, up to ``timeout`` seconds; discard what arrives.
+
+        Returns when the other application has consumed all that was sent. Otherwise raises ``StreamClosed``,
+        or what has ended the stream instead, unless another call has told so. When cancelled, the stream is
+        aborted. Closing twice is harmless.
+        """
+        checked_timeout(timeout)
+        if not self._ended.done():
+            self._stop_receiving()
+            try:
+                self._node.close_stream(self._core, timeout)
+                await asyncio.shield(self._ended)
+            except asyncio.CancelledError:
+                self._core.abort()
+                raise
+        if self._end_error is not None and not self._end_told:
+            raise self._end()
+
+    def abort(self, code: int = 0, reason: str = "") -> None:
+        """Drop everything now; the other side gets ``StreamReset`` with ``code`` and ``reason``."""
+        checked_code(code)
+        if not self._ended.done():
+            self._stop_receiving()
+            self._end_told = True  # by whoever aborts
+            self._core.abort(code, reason)
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        ended = getattr(self, "_ended", None)  # missing if the constructor failed
+        if ended is None or ended.done() or self._closing or self._send is _refuse_in_fork:
+            return
+        warnings.warn(f"{self!r} was never closed; it is aborted", ResourceWarning, source=self, stacklevel=2)
+        if self._loop.is_closed():
+            return
+        if self._thread == threading.get_ident():
+            self._core.abort()
+        else:
+            self._loop.call_soon_threadsafe(self._core.abort)
+
+    def _end(self) -> BusError:
+        """Return why nothing can be received, or waited for, any more."""
+        if self._finished_by_peer or (self._end_error is None and not self._closing):
+            return EndOfStream("the other side has finished, and all was received", peer=self.peer)
+        if self._end_error is not None:
+            self._end_told = True
+            return self._end_error
+        return StreamFinished("this side has closed the stream", peer=self.peer)
+
+    def _stop_receiving(self) -> None:
+        self._report_consumed()
+        self._closing = True
+        self._batch = []
+        self._later.clear()
+        self._wake_all_receivers()
+
+    # Called by the bus
+
+    def _did_get_ready(self) -> None:
+        if self._senders and not self._senders[0].done():
+            self._senders[0].set_result(None)
+
+    def _did_receive(self, messages: list[bytes]) -> None:
+        if not self._closing:
+            messages.reverse()
+            self._later.append(messages)
+            self._wake_receiver()
+
+    def _did_acknowledge(self, sequence: int) -> None:
+        for receipt, wanted in self._receipts.items():
+            if wanted <= sequence and not receipt.done():
+                receipt.set_result(None)
+
+    def _did_finish_receiving(self) -> None:
+        self._finished_by_peer = True
+        self._wake_all_receivers()
+
+    def _did_end(self, error: BusError | None) -> None:
+        self._end_error = error
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._did_get_ready()  # each sender learns the end from the core, and wakes the next
+        self._wake_all_receivers()
+        for receipt, wanted in self._receipts.items():
+            if not receipt.done():
+                if self._core.acknowledged_sequence >= wanted:
+                    receipt.set_result(None)
+                else:
+                    receipt.set_exception(self._end())
+
+    def _did_fork(self) -> None:
+        self._send = _refuse_in_fork
+
+    def _wake_receiver(self) -> None:
+        while self._receivers:
+            arrival = self._receivers.popleft()
+            if not arrival.done():
+                arrival.set_result(None)
+                return
+
+    def _wake_all_receivers(self) -> None:
+        while self._receivers:
+            self._wake_receiver()
+
+
+def _refuse_in_fork(data: bytes) -> int:
+    raise ForkedProcessError(
+        "this stream belongs to another process",
+        hint="make a new bus after fork, or start processes by spawn",
+    )

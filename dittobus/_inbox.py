@@ -1,0 +1,138 @@
+"""What has arrived and waits for an asyncio task to take it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from brokerless import PeerChanged, PeerJoined, PeerLeft
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from brokerless import Address, Peer
+    from dittobus.peers import PeerEvent
+
+T = TypeVar("T")
+
+CHANGES_MAX = 1_024
+"""Changes of peers that wait for one iterator before those that say no more than later ones are dropped."""
+
+
+class Inbox(Generic[T]):
+    """A queue whose consumers compete; bounded by whoever fills it. A cancelled ``get`` takes nothing."""
+
+    def __init__(self) -> None:
+        self.items: deque[T] = deque()
+        self._getters: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    def put(self, item: T) -> None:
+        """Add an item, unless closed."""
+        if not self._closed:
+            self.items.append(item)
+            self._wake()
+
+    async def get(self) -> T:
+        """Return the oldest item. Raises ``StopAsyncIteration`` once closed."""
+        while not self.items:
+            if self._closed:
+                raise StopAsyncIteration
+            arrival = asyncio.get_running_loop().create_future()
+            self._getters.append(arrival)
+            try:
+                await arrival
+            except BaseException:
+                if arrival.done() and not arrival.cancelled():
+                    self._wake()  # it was meant for whoever can take it
+                raise
+            finally:
+                if arrival in self._getters:
+                    self._getters.remove(arrival)
+        item = self.items.popleft()
+        if self.items:
+            self._wake()
+        return item
+
+    def discard(self, item: T) -> None:
+        """Take back an item that nobody has taken."""
+        if item in self.items:
+            self.items.remove(item)
+
+    def close(self) -> None:
+        """End all iterations, and drop what waits."""
+        self._closed = True
+        self.items.clear()
+        while self._getters:
+            self._wake()
+
+    def _wake(self) -> None:
+        while self._getters:
+            arrival = self._getters.popleft()
+            if not arrival.done():
+                arrival.set_result(None)
+                return
+
+
+class Iteration(Generic[T]):
+    """One iteration over an inbox; ``taken`` is told of each item."""
+
+    def __init__(self, inbox: Inbox[T], taken: Callable[[T], object] | None = None) -> None:
+        self._inbox = inbox
+        self._taken = taken
+
+    def __aiter__(self) -> Iteration[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        item = await self._inbox.get()
+        if self._taken is not None:
+            self._taken(item)
+        return item
+
+
+class PeerChanges(Iteration["PeerEvent"]):
+    """One iteration over the changes of peers: first those who are there, as joined, then every change.
+
+    When nobody takes them, those that later ones make void are dropped: at most two of each peer are left.
+    """
+
+    def __init__(self, live: Iterable[Peer]) -> None:
+        super().__init__(Inbox(), self._note_taken)
+        self._known: set[Address] = set()  # of whom the consumer has taken a joining, but no leaving
+        self._compact_at = CHANGES_MAX
+        for peer in live:
+            self._inbox.put(PeerJoined(peer))
+
+    def put(self, event: PeerEvent) -> None:
+        """Add a change."""
+        self._inbox.put(event)
+        if len(self._inbox.items) > self._compact_at:
+            self._compact()
+            self._compact_at = max(CHANGES_MAX, 2 * len(self._inbox.items))
+
+    def close(self) -> None:
+        """End the iteration."""
+        self._inbox.close()
+
+    def _note_taken(self, event: PeerEvent) -> None:
+        if isinstance(event, PeerJoined):
+            self._known.add(event.peer.address)
+        elif isinstance(event, PeerLeft):
+            self._known.discard(event.peer.address)
+
+    def _compact(self) -> None:
+        last: dict[Address, PeerEvent] = {}
+        left: dict[Address, PeerLeft] = {}
+        for event in self._inbox.items:
+            address = event.peer.address
+            previous = last.pop(address, None)
+            if isinstance(event, PeerLeft) and address in self._known:
+                left[address] = event
+            elif isinstance(event, PeerChanged) and isinstance(previous, PeerJoined):
+                event = PeerJoined(event.peer)
+            last[address] = event
+        self._inbox.items.clear()
+        self._inbox.items.extend(left.values())
+        self._inbox.items.extend(event for event in last.values() if not isinstance(event, PeerLeft))
