@@ -65,11 +65,11 @@ class Node:
         self._on_events = on_events
         self.on_closed: Callable[[], None] | None = None
         self.failure: StartError | None = None
-        self._identity = config.identity if isinstance(config.identity, Identity) else None
-        if self._identity is None:
-            self._identity = (
-                Identity.generate() if config.identity is None else Identity.load(config.identity)
-            )
+        self._owns_identity = not isinstance(config.identity, Identity)
+        if isinstance(config.identity, Identity):
+            self._identity = config.identity
+        else:
+            self._identity = Identity.generate() if config.identity is None else Identity.load(config.identity)
         self.address: Address = self._identity.address
         self._core: NodeCore | None = None
         self._pump: Pump | None = None
