@@ -69,7 +69,9 @@ class Node:
         if isinstance(config.identity, Identity):
             self._identity = config.identity
         else:
-            self._identity = Identity.generate() if config.identity is None else Identity.load(config.identity)
+            self._identity = (
+                Identity.generate() if config.identity is None else Identity.load(config.identity)
+            )
         self.address: Address = self._identity.address
         self._core: NodeCore | None = None
         self._pump: Pump | None = None
