@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from brokerless.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from brokerless.protocol.stream import Lane, StreamHost
+    from brokerless.protocol.stream_host import Lane, StreamHost
 
 MESSAGE_COST_BYTES = 64
 """Charged for each message on top of its length: about what an object and its slot in a queue take."""

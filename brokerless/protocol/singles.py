@@ -27,7 +27,7 @@ from brokerless.protocol.outbound import Cutter, run_room
 from brokerless.protocol.stream import again
 
 if TYPE_CHECKING:
-    from brokerless.protocol.stream import StreamHost
+    from brokerless.protocol.stream_host import StreamHost
 
 SPARE_DEADLINES = 64
 """Deadlines of messages that are done stay until they pass, or outnumber the others by this and double."""

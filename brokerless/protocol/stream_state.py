@@ -5,8 +5,9 @@ says FINISH ("I send no more, this was the last") and the receiver says CLOSE ("
 more, this was the last"). A CLOSE that answers a FINISH is the normal end; one that comes before it tells
 the sender to stop. The stream is over when all four have been said, or at once by REJECT or RESET.
 
-Words in capitals are frames; those in small letters are commands and happenings on this side. What a table
-does not list cannot be: for a frame, the peer broke the rules.
+Words in capitals are frames (DATA stands for CHUNK, too); those in small letters are commands and happenings
+on this side. What a table does not list cannot be: for a frame, the peer broke the rules. The states are
+strings because those hash in C.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CLOSE_TIMEOUT = 0xFFFF_FFFF
 """Reset: what the closing side had to send was not consumed in its time."""
 
 
-class StreamState(enum.Enum):
+class StreamState(enum.StrEnum):
     """The handshake."""
 
     OFFERING = "offering"
@@ -41,7 +42,7 @@ class StreamState(enum.Enum):
     ENDED = "ended"
 
 
-class Sending(enum.Enum):
+class Sending(enum.StrEnum):
     """Our direction."""
 
     SENDING = "sending"
@@ -54,7 +55,7 @@ class Sending(enum.Enum):
     DONE = "done"
 
 
-class Receiving(enum.Enum):
+class Receiving(enum.StrEnum):
     """Their direction."""
 
     RECEIVING = "receiving"
@@ -70,7 +71,6 @@ Table: TypeAlias = "Mapping[State, Mapping[str, State]]"
 
 HANDSHAKE: Table[StreamState] = {
     StreamState.OFFERING: {
-        "GRANT": StreamState.OFFERING,
         "ACCEPT": StreamState.OPEN,
         "REJECT": StreamState.ENDED,
         "RESET": StreamState.ENDED,
