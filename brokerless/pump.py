@@ -49,6 +49,7 @@ class Pump:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._scheduled = False
+        self._receiving = False  # a batch from the sockets is coming in; its end wakes us
         self._held: dict[int, bytes] = {}  # what a busy link would not take
 
     def start(self, loop: asyncio.AbstractEventLoop, transport: Transport) -> None:
@@ -73,7 +74,7 @@ class Pump:
 
     def wake(self) -> None:
         """There is something to drain: do it on the next turn of the loop."""
-        if not self._scheduled and self._loop is not None and self._transport is not None:
+        if not self._scheduled and not self._receiving and self._loop is not None and self._transport is not None:
             self._scheduled = True
             self._loop.call_soon(self._scheduled_turn)
 
@@ -148,7 +149,14 @@ class Pump:
 
     def link_message(self, link: int, packet: bytes) -> None:
         """A ZeroMQ message came."""
-        self._core.link_message(link, packet, self.now())
+        self._receiving = True
+        try:
+            self._core.link_message(link, packet, self.now())
+        except Exception:  # a defect of ours must cost this link, not the node
+            _log.exception("a packet of link %d could not be taken in; cutting it", link)
+            if self._transport is not None:
+                self._transport.cut(link)
+            self.link_closed(link, "a defect of this node")
 
     def link_closed(self, link: int, reason: str) -> None:
         """A link failed, or was cut at the other end."""
@@ -162,5 +170,13 @@ class Pump:
         self._flush(link, self.now())
 
     def turn_done(self) -> None:
-        """A batch of the above is over."""
-        self.turn()
+        """A batch of the above is over: tell of it now, and send on the next turn of the loop.
+
+        By then whoever was woken has run and answered, and the answer takes the acknowledgement along: for an
+        echo that is one packet instead of two.
+        """
+        self._receiving = False
+        events = self._core.take_events()
+        if events:
+            self._tell(events)
+        self.wake()
