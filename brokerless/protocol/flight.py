@@ -47,8 +47,12 @@ class Best:
 
     def sample(self, value: float, now: float) -> None:
         """Take one measurement in."""
-        if now - self._since > BEST_LIFETIME_S:
-            self._last, self._this, self._since = self._this, value, now
+        age_s = now - self._since
+        if age_s > BEST_LIFETIME_S:
+            self._last = (
+                self._this if age_s <= 2 * BEST_LIFETIME_S else 0.0
+            )  # long idle: that was another path
+            self._this, self._since = value, now
         elif value > self._this:
             self._this = value
 
@@ -89,6 +93,7 @@ class Flight:
         """When an acknowledgement last advanced, or waiting for one began."""
         self.round_trip = RoundTrip()
         self._bytes_max = bytes_max
+        self._bytes_min = min(IN_FLIGHT_BYTES_MIN, bytes_max)  # of the limit, whatever was measured
         self._retained: deque[_Retained] = deque()
         self._acknowledged_bytes = 0
         self._rate = Best(now)
@@ -105,7 +110,7 @@ class Flight:
     @property
     def is_full(self) -> bool:
         """True when nothing more should be sent before an acknowledgement."""
-        return self.byte_count >= IN_FLIGHT_BYTES_MIN and self.byte_count >= self.limit
+        return self.byte_count >= self._bytes_min and self.byte_count >= self.limit
 
     def packet(self, number: int) -> bytes:
         """Return the unacknowledged packet of that number, to send it again."""
