@@ -22,8 +22,7 @@ from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, Identi
 from brokerless.identity import Identity
 from brokerless.interfaces import expand_wildcards
 from brokerless.private_files import make_private_directory
-from brokerless.protocol import core as actions
-from brokerless.protocol import wire
+from brokerless.protocol import actions, wire
 from brokerless.protocol.core import NodeCore
 from brokerless.pump import Pump
 from brokerless.transport import Transport
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from brokerless.config import Limits, NodeConfig
     from brokerless.discovery import Discovery, Hint
     from brokerless.model import Event, Message, NodeStats, Offer, Peer, PeerStats, Reliability
-    from brokerless.protocol.core import Action
+    from brokerless.protocol.actions import Action
     from brokerless.protocol.stream import Stream
 
 _log = logging.getLogger("dittobus")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from brokerless.address import Address
     from brokerless.model import Event
-    from brokerless.protocol.core import Action, NodeCore
+    from brokerless.protocol.actions import Action
+    from brokerless.protocol.core import NodeCore
     from brokerless.transport import Transport
 
 _log = logging.getLogger("dittobus")
@@ -74,9 +75,10 @@ class Pump:
 
     def wake(self) -> None:
         """There is something to drain: do it on the next turn of the loop."""
-        if not self._scheduled and not self._receiving and self._loop is not None and self._transport is not None:
-            self._scheduled = True
-            self._loop.call_soon(self._scheduled_turn)
+        if self._scheduled or self._receiving or self._loop is None or self._transport is None:
+            return
+        self._scheduled = True
+        self._loop.call_soon(self._scheduled_turn)
 
     def _scheduled_turn(self) -> None:
         self._scheduled = False

@@ -12,8 +12,7 @@ that nobody need ask in vain.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from brokerless.errors import (
     BusClosed,
@@ -25,6 +24,7 @@ from brokerless.errors import (
 )
 from brokerless.model import LossReason, NodeStats, PeerChanged, Reliability
 from brokerless.protocol import wire
+from brokerless.protocol.actions import Action, Admit, Confirm, Cut, Dial, Refused, Superseded
 from brokerless.protocol.association import Nonce
 from brokerless.protocol.budget import Budget
 from brokerless.protocol.handshake import Handshake, Refusal, Role, State
@@ -46,52 +46,6 @@ LAST_WORD_S = 0.25
 
 ADMIT_HELD_BYTES_MAX = 512 * 1024
 """What may come on a link before ``admit`` has decided: twice what a fresh session has in flight."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Dial the endpoint, then call ``dialled``, or ``dial_failed`` if it cannot even be tried."""
-
-    remote: Address
-    endpoint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Cut the link; no ``link_closed`` is to follow."""
-
-    link: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Confirm:
-    """The other end of the link has proven the secret: it is no stranger any more."""
-
-    link: int
-
-
-@dataclass(frozen=True, slots=True)
-class Admit:
-    """Ask the application about this peer, then call ``admitted``."""
-
-    link: int
-    peer: Peer
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A link that we dialled was refused; for the log."""
-
-    error: PeerRefused
-
-
-@dataclass(frozen=True, slots=True)
-class Superseded:
-    """A newer process has our identity: close, and do not come back."""
-
-
-Action: TypeAlias = Dial | Cut | Confirm | Admit | Refused | Superseded
 
 
 class NodeCore:
@@ -233,6 +187,18 @@ class NodeCore:
             peering.link_gone(link, now)
         if link.endpoint:
             self.roster.dial_failed(link.remote, link.endpoint, now)  # no effect on one that had succeeded
+        self._prune(link.remote)
+
+    def _prune(self, address: Address) -> None:
+        """Forget who is neither heard of, nor linked, nor waited for: passers-by must not cost memory."""
+        peering = self._peers.get(address)
+        if (
+            peering is not None
+            and not peering.links
+            and peering.session is None
+            and address not in self.roster
+        ):
+            del self._peers[address]
 
     def link_message(self, link: int, data: bytes, now: float) -> None:
         """A ZeroMQ message came."""
@@ -349,8 +315,7 @@ class NodeCore:
         known = self.roster.learn(address, source, endpoints, boot, now, prompt)
         peering = self._peers.get(address)
         if not known:
-            if peering is not None and not peering.links and peering.session is None:
-                del self._peers[address]
+            self._prune(address)
         elif peering is None:
             peering = self._peering(address)
             peering.is_dialled = self.roster.is_dialling(address)
@@ -361,7 +326,8 @@ class NodeCore:
         self.next_deadline()  # takes in what was touched since
         for key in self._timers.pop_due(now):
             if isinstance(key, int):
-                self._link_expired(self._links[key], now)
+                if key in self._links:  # not cut by one before it
+                    self._link_expired(self._links[key], now)
             elif (peering := self._peers.get(key)) is not None:
                 peering.expire(now)
                 self._touched.add(key)
@@ -575,6 +541,7 @@ class NodeCore:
         session = self.session(remote)
         self.roster.set_waiting(remote, session is not None)
         self.roster.disconnected(remote, now)
+        self._prune(remote)
 
     def doubted(self, remote: Address, now: float) -> None:
         """The peer has become suspect: try a second link."""

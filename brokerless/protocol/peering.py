@@ -212,8 +212,10 @@ class Peering:
         verdict = self._judge(theirs, ours_as_known, now)
         if verdict is Verdict.RENEWED:
             self._renew(link, theirs, now)
-            verdict = self._judge(theirs, ours_as_known, now)
-        if verdict is Verdict.STALE:
+            self.info(
+                link, info, now
+            )  # now that ours is fresh, this is agreed or awaited; or asked about anew
+        elif verdict is Verdict.STALE:
             self._host.cut(link, "its session is over", now)
         elif verdict is Verdict.AGREED:
             self._agree(link, info, now)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from brokerless.address import Address
 from brokerless.config import Limits
 from brokerless.model import MessageReceived, Reliability, StreamMessages, StreamOffered
-from brokerless.protocol.core import Cut, Dial, NodeCore
+from brokerless.protocol.actions import Cut, Dial
+from brokerless.protocol.core import NodeCore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from brokerless.model import Event
-    from brokerless.protocol.core import Action
+    from brokerless.protocol.actions import Action
     from brokerless.protocol.stream import Stream
 
 LINK_BYTES_MAX = 256 * 1024
