@@ -1,0 +1,123 @@
+"""File descriptors: those that libzmq owns, and how many are left.
+
+A ROUTER cannot hang up on a peer, but the kernel can: ``shutdown`` of the connection's descriptor. The
+descriptor is libzmq's, which may close it at any moment from its I/O thread, and then its number stands for
+something else. So every use goes through a duplicate: it keeps hold of *that* connection while it is looked
+at and shut down, and its fingerprint tells whether it is still the one that was meant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, TypeAlias
+
+from brokerless.errors import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Fingerprint: TypeAlias = tuple[object, ...]
+
+RESERVE_DESCRIPTORS = 4
+"""Held back for the day the process has none left; see ``Reserve``."""
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What ``accept`` says when it is not the connection's fault."""
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred of Linux: pid, uid, gid
+
+
+@contextlib.contextmanager
+def borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """A socket object for a connection of libzmq's. Raises OSError if there is none."""
+    try:
+        connection = socket.socket(fileno=socket.dup(descriptor))
+    except OSError as error:
+        if error.errno not in EXHAUSTED:
+            raise
+        # None left for a duplicate, and hanging up is what would free one: do without, for a moment.
+        connection = socket.socket(fileno=descriptor)
+        try:
+            yield connection
+        finally:
+            connection.detach()
+    else:
+        with connection:
+            yield connection
+
+
+def fingerprint(connection: socket.socket) -> Fingerprint:
+    """What tells this connection from any other that had or will have its descriptor. Raises OSError."""
+    # Where the kernel numbers sockets like files (Linux), the number decides; elsewhere the addresses do.
+    inode = os.fstat(connection.fileno()).st_ino if os.name == "posix" else 0
+    return connection.family, connection.getsockname(), connection.getpeername(), inode
+
+
+def shut_down(descriptor: int, expected: Fingerprint) -> bool:
+    """Hang up the connection if the descriptor is still the expected one; False if it is not."""
+    with contextlib.suppress(OSError), borrowed(descriptor) as connection:
+        if fingerprint(connection) == expected:
+            connection.shutdown(socket.SHUT_RDWR)
+            return True
+    return False
+
+
+def peer_user(connection: socket.socket) -> int | None:
+    """The user at the other end of a connection within this host, where the kernel tells."""
+    if not hasattr(socket, "SO_PEERCRED") or connection.family != socket.AF_UNIX:
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
+
+
+def require_descriptors(count: int) -> None:
+    """Raise StartError unless that many descriptors are free.
+
+    libzmq aborts the process when it runs out while it starts a context or binds, so it is asked beforehand.
+    """
+    taken: list[int] = []
+    try:
+        for _ in range(count):
+            taken.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 - to close what was opened
+    except OSError as error:
+        raise StartError(
+            f"file descriptors have run out: {error.strerror}", hint="raise the limit (ulimit -n)"
+        ) from error
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+class Reserve:
+    """A few descriptors to give away when the process has no other left.
+
+    Without one, libzmq can neither accept the connection at its door nor refuse it, and its I/O thread spins
+    on the attempt, slowing every link down. So they are released, the strangers let in are hung up on at
+    once, which frees the descriptors, and they are taken back.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+        self.refill()
+
+    @property
+    def spent(self) -> bool:
+        """Part of it is given away: let nobody in."""
+        return len(self._held) < RESERVE_DESCRIPTORS
+
+    def release(self) -> None:
+        """Give it away."""
+        while self._held:
+            os.close(self._held.pop())
+
+    def refill(self) -> None:
+        """Take back what there is."""
+        with contextlib.suppress(OSError):
+            while self.spent:
+                self._held.append(os.open(os.devnull, os.O_RDONLY))
