@@ -1,0 +1,104 @@
+"""The command ``dittobus``.
+
+Results go to stdout, errors to stderr, in one line that says what to do. What a command needs is imported
+when it runs, so that asking for help takes no time.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OK = 0
+ERROR = 1
+USAGE = 2
+INTERRUPTED = 130
+"""As shells say it: 128 and the number of SIGINT."""
+
+EXIT_CODES = "Exit codes: 0 all went well, 1 it did not, 2 the command was not understood, 130 interrupted."
+
+# The root of what typer raises for a command line that it does not understand; it has no public name.
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="dittobus",
+    help="Messages and streams between processes, without a broker.",
+    epilog=EXIT_CODES,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help needs no rich, which takes longer to import than all else together
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        code = app(arguments, prog_name="dittobus", standalone_mode=False) or OK
+    except _USAGE_ERROR as error:
+        return _complain(f"{error.format_message()} See dittobus --help.", USAGE)
+    return _complain("interrupted", code) if code == INTERRUPTED else code
+
+
+@app.callback(invoke_without_command=True)
+def _without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(USAGE)
+
+
+@app.command()
+def demo(as_json: AsJson = False) -> int:
+    """Let two peers in two processes show what the bus promises, each step checked and timed."""
+    from dittobus.demo.scenario import Scenario
+    from dittobus.demo.show import shown
+    from dittobus.demo.steps import as_object, failure, run_steps
+
+    with _ended_like_interrupted(), Scenario() as scenario:
+        steps = scenario.steps
+        if as_json:
+            run_steps(steps, lambda step: None)
+        else:
+            with shown(steps, sys.stdout) as on_change:
+                run_steps(steps, on_change)
+    if as_json:
+        print(json.dumps(as_object(steps)))
+    failed = failure(steps)
+    return OK if failed is None else _complain(f"step {failed.name!r} failed: {failed.detail}", ERROR)
+
+
+@app.command()
+def version(as_json: AsJson = False) -> int:
+    """Print the version of DittoBus."""
+    import importlib.metadata
+
+    try:
+        installed = importlib.metadata.version("dittobus")
+    except importlib.metadata.PackageNotFoundError:
+        return _complain("not installed, so it has no version; install it with pip install .", ERROR)
+    print(json.dumps({"version": installed}) if as_json else installed)
+    return OK
+
+
+def _complain(words: str, code: int) -> int:
+    print(f"dittobus: {' '.join(words.split())}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that everything is let go of."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""``dittobus demo``: two peers in two processes, and every promise shown once, checked and timed."""
