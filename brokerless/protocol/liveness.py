@@ -18,7 +18,8 @@ PING_IDLE_SHARE = 0.4
 """After this share of the limit without proof the lower address pings; the answer proves the path to both."""
 
 PING_LATER_SHARE = 0.08
-"""The higher address waits this much longer: it only pings when the other's pings do not prove it heard."""
+"""The higher address waits this much longer, from the other's first ping on: it only pings when the other's
+do not prove that it is heard, and the first of them never does."""
 
 PING_SUSPECT_SHARE = 0.1
 """How often a suspect is pinged."""
@@ -70,7 +71,9 @@ class Liveness:
             if self._pinged_at is None:
                 return self._proven_at
             return self._pinged_at + PING_SUSPECT_SHARE * self.limit_s
-        share = (PING_ACTIVE_SHARE if self.active else PING_IDLE_SHARE) + self._later_share
+        share = PING_ACTIVE_SHARE if self.active else PING_IDLE_SHARE
+        if self._their_token:
+            share += self._later_share
         ping_at = self._proven_at + share * self.limit_s
         if self._pinged_at is not None and self._pinged_at >= ping_at:  # asked already: next comes suspicion
             return self._proven_at + SUSPECT_SHARE * self.limit_s
