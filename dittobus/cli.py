@@ -58,7 +58,11 @@ def _without_command(context: typer.Context) -> None:
 
 @app.command()
 def demo(as_json: AsJson = False) -> int:
-    """Let two peers in two processes show what the bus promises, each step checked and timed."""
+    """Show what the bus promises, with two peers in two processes.
+
+    Each step is checked and timed. The demo fails, and says why, when one does not hold. Nothing leaves this
+    machine.
+    """
     from dittobus.demo.scenario import Scenario
     from dittobus.demo.show import shown
     from dittobus.demo.steps import as_object, failure, run_steps
