@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dittobus")
 
 
-class AioExchange(Exchange[Stream]):
+class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
     """Awaits what the node brings about, and keeps what has arrived until somebody takes it."""
 
     def __init__(self, limits: Limits) -> None:
@@ -46,7 +46,6 @@ class AioExchange(Exchange[Stream]):
         self.bindings: Bindings[Callable[[Stream, Address], Awaitable[object] | None]] = Bindings()
         self._changes: weakref.WeakSet[PeerChanges] = weakref.WeakSet()
         self._stream_ids = itertools.count(1)
-        self._opening: dict[CoreStream, asyncio.Future[Stream]] = {}
         self._offered: dict[CoreStream, Offer] = {}
         self._sends: dict[int, asyncio.Future[None]] = {}
         self._handling: set[asyncio.Task[None]] = set()

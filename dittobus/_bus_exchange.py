@@ -46,7 +46,7 @@ class Pending:
         self.completion = completion
 
 
-class BusExchange(Exchange[DittoBusStream]):
+class BusExchange(Exchange[DittoBusStream, Pending]):
     """Takes commands to the node, and turns its events into entries for the strands.
 
     Everything here runs on the I/O thread, except the constructor and ``is_live``.
@@ -56,7 +56,6 @@ class BusExchange(Exchange[DittoBusStream]):
         super().__init__(ground.limits)
         self._ground = ground
         self._bus = bus
-        self._opening: dict[CoreStream, Pending] = {}
         self._sends: dict[int, Pending] = {}
         self._offers: dict[CoreStream, tuple[DittoBusStreamOffer, Offered]] = {}
         self._waits: dict[BusFuture[Any], asyncio.Future[Any]] = {}

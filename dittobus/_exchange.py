@@ -45,9 +45,10 @@ class FaceStream(Protocol):
 
 
 StreamT = TypeVar("StreamT", bound=FaceStream)
+OpeningT = TypeVar("OpeningT")
 
 
-class Exchange(ABC, Generic[StreamT]):
+class Exchange(ABC, Generic[StreamT, OpeningT]):
     """Between a node and a face, on the node's loop."""
 
     node: Node
@@ -57,6 +58,7 @@ class Exchange(ABC, Generic[StreamT]):
         self.table = PeerTable()
         self.is_over = False
         self._streams: dict[CoreStream, weakref.ref[StreamT]] = {}
+        self._opening: dict[CoreStream, OpeningT] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
             MessageReceived: self._message_received,
             SendDone: self._send_done,
@@ -83,6 +85,9 @@ class Exchange(ABC, Generic[StreamT]):
 
     async def shut_down(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - time to drain, no limit
         """Close the node, and bring everything that is pending to its end."""
+        for core in tuple(self._opening):  # nothing has been sent on these, so there is nothing to wait for
+            self._unopened_ended(core, self.closed_error())
+            core.abort()
         try:
             return await self.node.close(timeout)
         finally:

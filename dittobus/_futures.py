@@ -22,7 +22,7 @@ class BusFuture(concurrent.futures.Future[T]):
     is given to ``add_done_callback``, it raises ``UsageError`` unless the outcome is known.
     """
 
-    def __init__(self, io: IoThread, on_cancel: Callable[[], None] | None = None) -> None:
+    def __init__(self, io: IoThread, on_cancel: Callable[[BusFuture[T]], None] | None = None) -> None:
         super().__init__()
         self._io = io
         self._on_cancel = on_cancel
@@ -45,7 +45,7 @@ class BusFuture(concurrent.futures.Future[T]):
             return super().cancel()
         if not super().cancel():
             return False
-        self._on_cancel()
+        self._on_cancel(self)
         return True
 
     def succeed(self, result: T) -> bool:
@@ -63,7 +63,9 @@ class BusFuture(concurrent.futures.Future[T]):
         return True
 
     def _is_given_up(self) -> bool:
-        return self._on_cancel is not None and not self.set_running_or_notify_cancel()
+        if self._on_cancel is None:
+            return False
+        return self.cancelled() or not self.set_running_or_notify_cancel()
 
     def _refuse_deadlock(self) -> None:
         if self._io.is_current and not self.done():

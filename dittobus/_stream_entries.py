@@ -33,8 +33,8 @@ class StreamEntry(Entry):
 class Progress(StreamEntry):
     """Messages were accepted, or received by the remote bus.
 
-    Two of these in a row become one: receipts are cumulative, and who enqueues the next message before being
-    told about the last one does not wait to be told.
+    Two of these in a row become one: receipts are cumulative, and a message can be enqueued before the last
+    one was told of only where there is no delegate to be told.
     """
 
     __slots__ = ("_enqueued", "_receipt")
@@ -47,6 +47,7 @@ class Progress(StreamEntry):
     def deliver(self, strand: Strand, stream: DittoBusStream, delegate: DittoBusStreamDelegate) -> bool:
         enqueued, self._enqueued = self._enqueued, None
         if enqueued is not None:
+            stream._telling = False
             strand.call(delegate.stream_did_enqueue, stream, *enqueued)
         elif self._receipt:
             receipt, self._receipt = self._receipt, 0

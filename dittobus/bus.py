@@ -363,7 +363,9 @@ class DittoBus(Recipient):
 
     def _wait(self, begin: Callable[[PeerTable], asyncio.Future[T]]) -> concurrent.futures.Future[T]:
         ground, exchange = self._running()
-        future: BusFuture[T] = BusFuture(ground.io, lambda: ground.io.post(partial(exchange.give_up, future)))
+        future: BusFuture[T] = BusFuture(
+            ground.io, lambda given_up: ground.io.post(partial(exchange.give_up, given_up))
+        )
         ground.io.post(partial(exchange.wait, future, begin))
         return future
 
@@ -442,7 +444,7 @@ class DittoBus(Recipient):
         checked_name(name, self._limits)
         data = checked_metadata(metadata, self._limits)
         future: BusFuture[DittoBusStream] = BusFuture(
-            ground.io, lambda: ground.io.post(partial(exchange.give_up, future))
+            ground.io, lambda given_up: ground.io.post(partial(exchange.give_up, given_up))
         )
         pending = Pending(future, checked_completion(completion))
         command = partial(exchange.open_stream, pending, address, reliability, name, data, timeout)

@@ -83,6 +83,7 @@ class DittoBusStream(Recipient):
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._flush_posted = False
+        self._telling = False  # the delegate has not heard yet that a message was enqueued
         self._accepted = 0  # sequence of the last message that the send queue took
         self._finishing = False
         self._closing = False
@@ -127,8 +128,9 @@ class DittoBusStream(Recipient):
 
     @property
     def is_ready(self) -> bool:
-        """True when ``enqueue_message`` would take a message."""
-        return not (self._waiting or self._finishing or self._ended)
+        """True when ``enqueue_message`` would take a message: the delegate, if any, has heard of the last."""
+        telling = self._telling and self._delegate is not None
+        return not (self._waiting or telling or self._finishing or self._ended)
 
     def stats(self) -> StreamStats:
         """Return the counters of this stream, as they are now."""
@@ -193,7 +195,7 @@ class DittoBusStream(Recipient):
         message = _Waiting(checked_message(data, self._ground.limits))
         with self._lock:
             self._require_sending()
-            if self._waiting:
+            if not self.is_ready:
                 raise StreamNotReady(
                     "a message is still being enqueued", peer=self.peer, hint="wait for stream_did_enqueue"
                 )
@@ -382,6 +384,7 @@ class DittoBusStream(Recipient):
         if message.command is not None:
             return
         if message.future is None:
+            self._telling = True
             self._deliver(Progress(enqueued=(sequence, error)))
         elif error is None:
             message.future.succeed(sequence)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import array
+import ctypes
+from typing import Any
+
+import pytest
+
+from brokerless import Address, ConfigError, Limits, MessageTooLarge, Peer, Reliability
+from dittobus._arguments import (
+    CODE_MAX,
+    as_bytes,
+    checked_channel,
+    checked_code,
+    checked_message,
+    checked_metadata,
+    checked_name,
+    checked_peer,
+    checked_reliability,
+    checked_timeout,
+)
+
+
+def test_bytes_are_not_copied() -> None:
+    data = b"data"
+    assert as_bytes(data) is data
+
+
+class MyBytes(bytes):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (bytearray(b"data"), b"data"),
+        (memoryview(b"data")[1:3], b"at"),
+        (MyBytes(b"data"), b"data"),
+        (array.array("H", [1, 2]), array.array("H", [1, 2]).tobytes()),
+        ((ctypes.c_uint8 * 3)(1, 2, 3), b"\1\2\3"),
+        (memoryview(bytes(6)).cast("B", (2, 3)), bytes(6)),
+    ],
+)
+def test_other_buffers_are_copied_as_raw_bytes(data: Any, expected: bytes) -> None:
+    result = as_bytes(data)
+    assert (type(result), result) == (bytes, expected)
+
+
+@pytest.mark.parametrize("data", ["text", None, 7, [1, 2], memoryview(b"abcd")[::2]])
+def test_other_things_are_refused(data: Any) -> None:
+    with pytest.raises(TypeError, match="the argument"):
+        as_bytes(data, "the argument")
+
+
+def test_a_message_has_its_limit() -> None:
+    limits = Limits(message_bytes_max=4)
+    assert checked_message(b"1234", limits) == b"1234"
+    with pytest.raises(MessageTooLarge, match="5 bytes are over the limit of 4"):
+        checked_message(b"12345", limits)
+
+
+@pytest.mark.parametrize("timeout", [None, 0, 0.5, 10])
+def test_timeouts(timeout: float | None) -> None:
+    assert checked_timeout(timeout) == timeout
+
+
+@pytest.mark.parametrize("timeout", [-0.1, float("nan"), float("inf")])
+def test_timeouts_that_cannot_be(timeout: float) -> None:
+    with pytest.raises(ConfigError, match="timeout"):
+        checked_timeout(timeout)
+
+
+@pytest.mark.parametrize("timeout", ["1", True, [1]])
+def test_timeouts_that_are_none(timeout: Any) -> None:
+    with pytest.raises(TypeError, match="timeout"):
+        checked_timeout(timeout)
+
+
+def test_a_peer_is_named_by_its_address_or_its_snapshot() -> None:
+    address = Address(bytes(32))
+    assert checked_peer(address) is address
+    assert checked_peer(Peer(address)) is address
+    with pytest.raises(TypeError, match=r"to: .*DittoAddress\.parse"):
+        checked_peer(str(address))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="to: expected"):
+        checked_peer(None)  # type: ignore[arg-type]
+
+
+def test_names_and_metadata_have_their_limits() -> None:
+    limits = Limits()
+    assert checked_name("ü" * 32, limits) == "ü" * 32
+    with pytest.raises(ConfigError, match="name: at most 64 bytes"):
+        checked_name("ü" * 33, limits)
+    with pytest.raises(TypeError, match="name"):
+        checked_name(b"name", limits)  # type: ignore[arg-type]
+    assert checked_metadata(bytearray(4096), limits) == bytes(4096)
+    with pytest.raises(ConfigError, match="metadata: at most 4096 bytes"):
+        checked_metadata(bytes(4097), limits)
+
+
+def test_codes_and_channels_are_whole_numbers() -> None:
+    assert checked_code(CODE_MAX) == CODE_MAX
+    assert checked_channel(0) == 0
+    for check in (checked_code, checked_channel):
+        with pytest.raises(ConfigError):
+            check(-1)
+        with pytest.raises(ConfigError):
+            check(2**32)
+        for wrong in (True, 1.0, "1"):
+            with pytest.raises(TypeError):
+                check(wrong)  # type: ignore[arg-type]
+
+
+def test_a_reliability_is_one_of_three() -> None:
+    assert checked_reliability(Reliability.RELIABLE) is Reliability.RELIABLE
+    with pytest.raises(TypeError, match="reliability"):
+        checked_reliability("reliable")  # type: ignore[arg-type]

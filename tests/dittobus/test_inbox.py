@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from brokerless import Address, LossReason, Peer, PeerChanged, PeerJoined, PeerLeft
+from dittobus import _inbox
+from dittobus._inbox import Inbox, Iteration, PeerChanges
+from tests.dittobus.recording import WAIT_S
+
+
+def peer(number: int, name: str = "") -> Peer:
+    return Peer(Address(number.to_bytes(32)), name)
+
+
+def left(number: int) -> PeerLeft:
+    return PeerLeft(peer(number), LossReason.LEFT)
+
+
+async def spin() -> None:
+    """Let every task run until it waits."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+async def test_items_come_in_order_to_whoever_waits_longest() -> None:
+    inbox: Inbox[int] = Inbox()
+    getters = [asyncio.create_task(inbox.get()) for _ in range(3)]
+    await spin()
+    for number in range(3):
+        inbox.put(number)
+    assert [await getter for getter in getters] == [0, 1, 2]
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_getter_takes_nothing_and_wakes_the_next() -> None:
+    inbox: Inbox[int] = Inbox()
+    first, second = asyncio.create_task(inbox.get()), asyncio.create_task(inbox.get())
+    await spin()
+    inbox.put(1)  # wakes the first, which is cancelled before it runs
+    first.cancel()
+    async with asyncio.timeout(WAIT_S):
+        assert await second == 1
+    assert first.cancelled()
+    waiting = asyncio.create_task(inbox.get())
+    await spin()
+    waiting.cancel()
+    await spin()
+    assert not inbox._getters
+
+
+@pytest.mark.asyncio
+async def test_closing_ends_all_iterations() -> None:
+    inbox: Inbox[int] = Inbox()
+    taken: list[int] = []
+
+    async def take() -> list[int]:
+        return [item async for item in Iteration(inbox, taken.append)]
+
+    tasks = [asyncio.create_task(take()) for _ in range(2)]
+    inbox.put(1)
+    await spin()
+    inbox.close()
+    inbox.put(2)
+    assert sorted([await task for task in tasks]) == [[], [1]]
+    assert taken == [1]
+
+
+@pytest.mark.asyncio
+async def test_what_nobody_has_taken_can_be_taken_back() -> None:
+    inbox: Inbox[int] = Inbox()
+    inbox.put(1)
+    inbox.put(2)
+    inbox.discard(1)
+    inbox.discard(1)
+    assert await inbox.get() == 2
+
+
+@pytest.mark.asyncio
+async def test_changes_begin_with_those_who_are_there() -> None:
+    changes = PeerChanges([peer(1), peer(2)])
+    changes.put(left(1))
+    assert [await anext(changes) for _ in range(3)] == [PeerJoined(peer(1)), PeerJoined(peer(2)), left(1)]
+    changes.close()
+    with pytest.raises(StopAsyncIteration):
+        await anext(changes)
+
+
+@pytest.mark.asyncio
+async def test_changes_that_nobody_takes_are_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_inbox, "CHANGES_MAX", 8)
+    changes = PeerChanges([peer(1), peer(2)])
+    assert await anext(changes) == PeerJoined(peer(1))
+    assert await anext(changes) == PeerJoined(peer(2))
+    changes.put(left(1))
+    changes.put(PeerJoined(peer(1, "restarted")))
+    for number in range(100):
+        changes.put(PeerChanged(peer(1, f"changed {number}")))
+        changes.put(PeerChanged(peer(2, f"changed {number}")))
+        changes.put(PeerJoined(peer(3)))  # comes and goes unseen
+        changes.put(left(3))
+        assert len(changes._inbox.items) <= 9
+    changes._compact()
+    assert list(changes._inbox.items) == [
+        left(1),
+        PeerJoined(peer(1, "changed 99")),
+        PeerChanged(peer(2, "changed 99")),
+    ]
