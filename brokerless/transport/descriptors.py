@@ -35,7 +35,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred of Linux: pid, uid, gid
 def borrowed(descriptor: int) -> Iterator[socket.socket]:
     """A socket object for a connection of libzmq's. Raises OSError if there is none."""
     try:
-        connection = socket.socket(fileno=socket.dup(descriptor))
+        duplicate = socket.dup(descriptor)
     except OSError as error:
         if error.errno not in EXHAUSTED:
             raise
@@ -46,6 +46,11 @@ def borrowed(descriptor: int) -> Iterator[socket.socket]:
         finally:
             connection.detach()
     else:
+        try:
+            connection = socket.socket(fileno=duplicate)
+        except OSError:  # no socket
+            socket.close(duplicate)
+            raise
         with connection:
             yield connection
 

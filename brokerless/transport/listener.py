@@ -287,18 +287,19 @@ class Listener:
         self._busy.pop(link.number, None)
         self._hang_up(link.connection)
 
-    def _refuse(self, connection: _Connection, reason: str) -> None:
-        """Hang up on a connection that broke the rules, and close its link if it has one."""
+    def _refuse(self, connection: _Connection, reason: str) -> bool:
+        """Hang up on a connection that broke the rules. True if it had a link, which is closed now."""
         _log.debug("hanging up on a connection: %s", reason)
         link = connection.link
         self._hang_up(connection)
-        if link is not None and self._table.lose(link.number, reason):
-            self.cut(link)
+        if link is None or not self._table.lose(link.number, reason):
+            return False
+        self.cut(link)
+        return True
 
     def _expire(self, descriptor: int) -> None:
         connection = self._connections.get(descriptor)
-        if connection is not None:
-            self._refuse(connection, f"a stranger for {self._timeout_s:g} s")
+        if connection is not None and self._refuse(connection, f"a stranger for {self._timeout_s:g} s"):
             self._sink.turn_done()
 
     def _hang_up(self, connection: _Connection) -> None:

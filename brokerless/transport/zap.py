@@ -58,6 +58,6 @@ class ZapHandler:
 def _answer(request: list[bytes]) -> list[bytes]:
     """The reply to version, request id, domain, address, routing id, mechanism, credentials."""
     version, request_id, domain, _address, _routing_id, mechanism, *credentials = request
-    if domain == ZAP_DOMAIN and mechanism == b"CURVE" and len(credentials[0]) == _KEY_BYTES:
+    if domain == ZAP_DOMAIN and mechanism == b"CURVE" and [len(each) for each in credentials] == [_KEY_BYTES]:
         return [version, request_id, b"200", b"", credentials[0].hex().encode(), b""]
     return [version, request_id, b"400", b"CURVE only", b"", b""]

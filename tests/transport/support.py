@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,8 @@ def bare_dealer(
     dealer.setsockopt(zmq.CURVE_SERVERKEY, node.identity.public)
     dealer.setsockopt(zmq.RCVHWM, 1)
     dealer.setsockopt(zmq.RECONNECT_IVL, -1)
-    dealer.setsockopt(zmq.ROUTING_ID, fresh_routing_id() if routing_id is None else routing_id)
+    if routing_id != b"":
+        dealer.setsockopt(zmq.ROUTING_ID, routing_id or fresh_routing_id())
     dealer.connect(endpoint or node.endpoints[0])
     return dealer
 
@@ -185,12 +187,24 @@ async def receive(socket: zmq.Socket[bytes], count: int = 1) -> list[list[bytes]
     return await asyncio.to_thread(read)
 
 
-async def hung_up(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
-    """Wait until a bare socket, which has that monitor, is cut off."""
+_monitors = itertools.count()
 
-    def read() -> None:
-        monitor.setsockopt(zmq.RCVTIMEO, int(PATIENCE_S * 1000))
-        while monitor.recv_multipart()[0][:2] != zmq.EVENT_DISCONNECTED.to_bytes(2, "little"):
-            pass
 
-    await asyncio.to_thread(read)
+def watched(
+    make: Callable[..., zmq.Socket[bytes]],
+    context: zmq.Context[zmq.Socket[bytes]],
+    *args: Any,
+    **options: Any,
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """Make a bare socket, and one that reads when it is hung up on."""
+    watched = make(context, *args, **options)
+    address = f"inproc://watched-{next(_monitors)}"
+    watched.monitor(address, zmq.EVENT_DISCONNECTED)
+    events = context.socket(zmq.PAIR)
+    events.connect(address)
+    return watched, events
+
+
+async def hung_up(events: zmq.Socket[bytes]) -> None:
+    """Wait until a watched socket has lost its connection."""
+    await receive(events)

@@ -381,7 +381,7 @@ async def test_out_of_descriptors() -> None:
     await asyncio.to_thread(
         run_script,
         """
-import asyncio, os, resource, socket, time
+import asyncio, os, resource, socket
 from brokerless.errors import StartError
 from tests.transport.support import PATIENCE_S, linked, running
 
@@ -408,7 +408,6 @@ async def main():
         except StartError:
             pass
         host, _, port = acceptor.endpoints[0].removeprefix("tcp://").rpartition(":")
-        before = time.process_time()
         for stranger in strangers:
             stranger.connect((host, int(port)))
             stranger.settimeout(PATIENCE_S)

@@ -1,0 +1,293 @@
+"""What the accepting half does with strangers, impostors and those who do not keep the rules."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import zmq
+
+from brokerless.address import Address
+from brokerless.identity import Identity
+from brokerless.transport import listener
+from tests.transport.support import (
+    HASTE_S,
+    PACKET_BYTES_MAX,
+    PATIENCE_S,
+    Node,
+    bare_context,
+    bare_dealer,
+    fresh_routing_id,
+    hung_up,
+    linked,
+    running,
+    watched,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.asyncio
+
+GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3"
+
+
+async def connect(node: Node) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect a bare TCP socket."""
+    host, _, port = node.endpoints[0].removeprefix("tcp://").rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def reads_end(node: Node, says: bytes) -> None:
+    """Connect a bare TCP socket, say that, and wait until the node hangs up."""
+    reader, writer = await connect(node)
+    try:
+        writer.write(says)
+        async with asyncio.timeout(PATIENCE_S):
+            while await reader.read(65536):
+                pass
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+async def still_serves(node: Node) -> None:
+    async with running() as good:
+        before = len(node.sink.of("message"))
+        link = await good.reach(node)
+        assert good.transport.send(link, b"a good peer")
+        assert (await node.sink.wait("message", count=before + 1))[2] == b"a good peer"
+
+
+class TestStrangers:
+    """Connections that do not become links are closed, and service goes on."""
+
+    @pytest.mark.parametrize(
+        "says",
+        [b"", GREETING, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", bytes(200), b"\xff" * 1000],
+        ids=["silence", "half a greeting", "HTTP", "zeros", "ones"],
+    )
+    async def test_whoever_speaks_no_zmtp(self, says: bytes) -> None:
+        async with running(timeout_s=HASTE_S) as node:
+            await reads_end(node, says)
+            assert node.sink.events == []
+            await still_serves(node)
+
+    async def test_a_thousand_of_them(self) -> None:
+        chance = random.Random(26)
+        async with running(timeout_s=HASTE_S) as node:
+            for _ in range(5):
+                said = [chance.randbytes(chance.randrange(200)) for _ in range(200)]
+                await asyncio.gather(*(reads_end(node, says) for says in said))
+            assert node.sink.events == []
+            await still_serves(node)
+
+    async def test_silence_after_curve(self) -> None:
+        async with running(timeout_s=HASTE_S) as node:
+            with bare_context() as context:
+                _silent, events = watched(bare_dealer, context, node)
+                await hung_up(events)
+                assert node.sink.events == []
+
+    async def test_a_link_that_is_not_confirmed_is_cut_and_a_confirmed_one_is_not(self) -> None:
+        async with running(timeout_s=HASTE_S) as node, running() as friend, running() as stranger:
+            friends = await friend.reach(node)
+            assert friend.transport.send(friends, b"a proper HELLO")
+            _, confirmed, _ = await node.sink.wait("opened")
+            node.transport.confirm(confirmed)
+            strangers = await stranger.reach(node)
+            assert stranger.transport.send(strangers, b"nonsense")
+            _, unconfirmed, _ = await node.sink.wait("opened", count=2)
+            assert "stranger" in (await node.sink.wait("closed", unconfirmed))[2]
+            await stranger.sink.wait("closed", strangers)
+            # The friend came first, so its time, were it running, would be over.
+            assert node.transport.send(confirmed, b"welcome")
+            await friend.sink.wait("message")
+            assert node.sink.of("closed", confirmed) == []
+
+    async def test_more_than_may_wait_push_out_the_oldest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(listener, "STRANGERS_MAX", 3)
+        async with running() as node:
+            strangers = [await connect(node) for _ in range(4)]
+            async with asyncio.timeout(PATIENCE_S):
+                while await strangers[0][0].read(1000):
+                    pass
+            assert not any(reader.at_eof() for reader, _ in strangers[1:])
+            await still_serves(node)
+            for _, writer in strangers:
+                writer.close()
+
+    async def test_another_user_of_the_host(
+        self, short_directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+        async with running() as other, running(ipc_directory=short_directory) as node:
+            link = other.dial(node, node.endpoints[-1])
+            await other.sink.wait("closed", link)
+            assert node.sink.events == []
+            await still_serves(node)
+
+
+class TestImpostors:
+    """A routing id belongs to the key and the connection that brought it."""
+
+    async def test_a_second_claim_leaves_the_first_untouched(self) -> None:
+        routing_id = fresh_routing_id()
+        async with running(timeout_s=HASTE_S) as node:
+            with bare_context() as context:
+                victim = bare_dealer(context, node, routing_id=routing_id)
+                victim.send(b"hello")
+                _, link, _ = await node.sink.wait("opened")
+                await node.sink.wait("message", link)
+                node.transport.confirm(link)
+                impostor, events = watched(bare_dealer, context, node, routing_id=routing_id)
+                for _ in range(3):
+                    impostor.send(b"I am the victim")
+                await hung_up(events)
+                victim.send(b"still here")
+                await node.sink.wait("message", count=2)
+                assert node.sink.packets() == [b"hello", b"still here"]
+                assert node.sink.of("closed") == []
+                assert node.transport.send(link, b"to the victim")
+                assert await asyncio.to_thread(victim.recv) == b"to the victim"
+
+    async def test_a_successor_with_another_key_gets_nothing_of_the_old_link(self) -> None:
+        """The victim goes and another comes with its routing id, while we see neither."""
+        routing_id, identity = fresh_routing_id(), Identity.generate()
+        async with running() as node:
+            with bare_context() as context:
+                victim = bare_dealer(context, node, routing_id=routing_id)
+                victim.send(b"hello")
+                _, link, victims_address = await node.sink.wait("opened")
+                assert victims_address != identity.address
+                await node.sink.wait("message", link)
+                victim.close(linger=0)
+                _successor = self.take_over(node, context, routing_id, identity)
+                await node.sink.wait("closed", link)
+                await still_serves(node)
+                assert b"as the victim" not in node.sink.packets()
+
+    def take_over(
+        self,
+        node: Node,
+        context: zmq.Context[zmq.Socket[bytes]],
+        routing_id: bytes,
+        identity: Identity,
+    ) -> zmq.Socket[bytes]:
+        """Become the routing id's next holder, and speak, while the loop stands still."""
+        accepting, zap = node.transport._listener, node.transport._zap
+        assert accepting is not None
+        assert zap is not None
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                accepting.socket.send_multipart([routing_id, b""], zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                if error.errno == zmq.EHOSTUNREACH:
+                    break
+        successor = bare_dealer(context, node, routing_id=routing_id, identity=identity)
+        successor.send(b"as the victim")
+        while time.monotonic() < deadline and not accepting.socket.poll(10):
+            zap._look()
+        assert accepting.socket.poll(0)
+        accepting._wake.nudge()
+        return successor
+
+    @pytest.mark.parametrize("routing_id", [b"", b"short", b"\1" * 17, b"\1" * 200])
+    async def test_routing_ids_of_another_length(self, routing_id: bytes) -> None:
+        async with running() as node:
+            with bare_context() as context:
+                dealer, events = watched(bare_dealer, context, node, routing_id=routing_id)
+                for _ in range(3):
+                    dealer.send(b"hello")
+                await hung_up(events)
+                assert node.sink.events == [("turn",)] * len(node.sink.events)
+            await still_serves(node)
+
+    async def test_the_address_is_the_proven_key(self) -> None:
+        identity = Identity.generate()
+        async with running() as node:
+            with bare_context() as context:
+                dealer = bare_dealer(context, node, identity=identity)
+                dealer.send(b"hello")
+                assert (await node.sink.wait("opened"))[2] == Address(identity.public)
+
+
+class TestMalformed:
+    """Who does not keep to one part is cut, and others are not."""
+
+    @pytest.mark.parametrize("parts", [2, 3, 5000])
+    async def test_too_many_parts(self, parts: int) -> None:
+        async with linked() as (friend, friends, node, _):
+            with bare_context() as context:
+                dealer, events = watched(bare_dealer, context, node)
+                dealer.send(b"hello")
+                _, link, _ = await node.sink.wait("opened", count=2)
+                await node.sink.wait("message", link)
+                dealer.send_multipart([b"part"] * parts)
+                dealer.send(b"after")
+                assert (await node.sink.wait("closed", link))[2] == "malformed"
+                await hung_up(events)
+                assert friend.transport.send(friends, b"undisturbed")
+                await node.sink.wait("message", count=3)
+                assert node.sink.packets(link) == [b"hello"]
+
+    async def test_too_many_parts_at_first(self) -> None:
+        async with running() as node:
+            with bare_context() as context:
+                dealer, events = watched(bare_dealer, context, node)
+                dealer.send_multipart([b"hello", b"world"])
+                dealer.send(b"after")
+                await hung_up(events)
+                assert node.sink.of("opened") == node.sink.of("message") == []
+            await still_serves(node)
+
+    async def test_too_large_a_packet(self) -> None:
+        async with running() as node:
+            with bare_context() as context:
+                dealer, events = watched(bare_dealer, context, node)
+                dealer.send(bytes(PACKET_BYTES_MAX))
+                _, link, packet = await node.sink.wait("message")
+                assert len(packet) == PACKET_BYTES_MAX
+                dealer.send(bytes(PACKET_BYTES_MAX + 1))
+                await node.sink.wait("closed", link)
+                await hung_up(events)
+                assert len(node.sink.packets()) == 1
+
+
+async def test_packets_of_a_link_that_was_cut_are_nobodys() -> None:
+    async with running() as node:
+        with bare_context() as context:
+            dealer, events = watched(bare_dealer, context, node)
+
+            def cut(link: int, _packet: bytes) -> None:
+                node.transport.cut(link)
+
+            node.sink.on_message = cut
+            for index in range(100):
+                dealer.send(b"%d" % index)
+            await hung_up(events)
+            assert node.sink.packets() == [b"0"]
+            assert len(node.sink.of("opened")) == 1
+        node.sink.on_message = None
+        await still_serves(node)
+
+
+async def test_a_cut_within_link_opened_keeps_the_first_packet_back() -> None:
+    async with running() as node, running() as other:
+        opened = node.sink.link_opened
+
+        def cut(link: int, remote: Address) -> None:
+            opened(link, remote)
+            node.transport.cut(link)
+
+        node.sink.link_opened = cut  # type: ignore[method-assign]
+        link = await other.reach(node)
+        assert other.transport.send(link, b"hello")
+        await other.sink.wait("closed", link)
+        assert [event[0] for event in node.sink.events if event != ("turn",)] == ["opened"]

@@ -1,0 +1,80 @@
+"""The authentication handler, and what happens without it."""
+
+from __future__ import annotations
+
+import pytest
+import zmq
+
+from brokerless.identity import Identity
+from brokerless.transport.zap import ZAP_DOMAIN, _answer
+from tests.transport.support import HASTE_S, Node, bare_context, hung_up, running, watched
+
+pytestmark = pytest.mark.asyncio
+
+KEY = bytes(range(32))
+
+
+def request(domain: bytes = ZAP_DOMAIN, mechanism: bytes = b"CURVE", *credentials: bytes) -> list[bytes]:
+    return [b"1.0", b"7", domain, b"127.0.0.1", b"", mechanism, *(credentials or (KEY,))]
+
+
+async def test_every_curve_key_comes_in_by_its_own_name() -> None:
+    assert _answer(request()) == [b"1.0", b"7", b"200", b"", KEY.hex().encode(), b""]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        request(b"another"),
+        request(ZAP_DOMAIN, b"NULL"),
+        request(ZAP_DOMAIN, b"PLAIN", b"user", b"password"),
+        request(ZAP_DOMAIN, b"CURVE", KEY[1:]),
+        request()[:6],
+    ],
+)
+async def test_nobody_else_does(asked: list[bytes]) -> None:
+    assert _answer(asked)[:3] == [b"1.0", b"7", b"400"]
+    assert _answer(asked)[4] == b""
+
+
+async def test_with_the_handler_dead_nobody_comes_in() -> None:
+    async with running() as node, running() as other:
+        await other.reach(node)
+        assert node.transport._zap is not None
+        node.transport._zap.close()
+        link = other.dial(node)
+        assert "hung up" in (await other.sink.wait("closed", link))[2]
+        assert len(other.sink.of("opened")) == 1
+        assert node.sink.events == []
+
+
+def bare_null(context: zmq.Context[zmq.Socket[bytes]], _node: Node) -> zmq.Socket[bytes]:
+    return context.socket(zmq.DEALER)
+
+
+def bare_plain(context: zmq.Context[zmq.Socket[bytes]], _node: Node) -> zmq.Socket[bytes]:
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.PLAIN_USERNAME, b"user")
+    dealer.setsockopt(zmq.PLAIN_PASSWORD, b"password")
+    return dealer
+
+
+def bare_curve_to_another(context: zmq.Context[zmq.Socket[bytes]], _node: Node) -> zmq.Socket[bytes]:
+    dealer, ours = context.socket(zmq.DEALER), Identity.generate()
+    dealer.setsockopt(zmq.CURVE_SECRETKEY, ours.secret)
+    dealer.setsockopt(zmq.CURVE_PUBLICKEY, ours.public)
+    dealer.setsockopt(zmq.CURVE_SERVERKEY, Identity.generate().public)
+    return dealer
+
+
+@pytest.mark.parametrize("make", [bare_null, bare_plain, bare_curve_to_another])
+async def test_without_the_servers_key_nobody_comes_in(make: object) -> None:
+    async with running(timeout_s=HASTE_S) as node:
+        with bare_context() as context:
+            assert callable(make)
+            dealer, events = watched(make, context, node)
+            dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+            dealer.connect(node.endpoints[0])
+            dealer.send(b"hello")
+            await hung_up(events)
+            assert node.sink.events == []
