@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Budget:
     """Bytes that may be promised, of one peer and, through ``parent``, of the whole node."""
@@ -11,6 +16,7 @@ class Budget:
         self._parent = parent
         self.reserved = 0
         """Bytes promised now."""
+        self._starved: dict[Callable[[], None], None] = {}
 
     def reserve(self, byte_count: int) -> bool:
         """Promise that many more; False, and nothing promised, where a budget is spent."""
@@ -27,3 +33,14 @@ class Budget:
         self.reserved -= byte_count
         if self._parent is not None:
             self._parent.release(byte_count)
+        elif self._starved:
+            starved, self._starved = self._starved, {}
+            for retry in starved:
+                retry()
+
+    def when_freed(self, retry: Callable[[], None]) -> None:
+        """Call ``retry`` once, when something has been given back here or anywhere in the node."""
+        if self._parent is not None:
+            self._parent.when_freed(retry)
+        else:
+            self._starved[retry] = None

@@ -452,8 +452,12 @@ class Session:
         self._grant_oversized()
 
     def _grant_oversized(self) -> None:
-        if self._granted is None and self._oversized and self._oversized[0].grant_oversized():
+        if self._granted is not None or not self._oversized:
+            return
+        if self._oversized[0].grant_oversized():
             self._granted = self._oversized.popleft()
+        else:
+            self._budget.when_freed(self._grant_oversized)
 
     # Outputs
 
