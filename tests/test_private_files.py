@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -101,9 +102,11 @@ def test_a_lock_lasts_until_its_file_is_closed(tmp_path: Path) -> None:
 def test_those_who_ask_for_a_lock_do_not_disturb_each_other(tmp_path: Path) -> None:
     create_locked_file(tmp_path / "file", b"").close()
     with open_private_file(tmp_path / "file") as one, open_private_file(tmp_path / "file") as other:
-        assert not is_locked(one)
+        fcntl.flock(one, fcntl.LOCK_SH)  # as far as is_locked gets before it lets go
         assert not is_locked(other)
-        assert try_lock(one)
+        fcntl.flock(one, fcntl.LOCK_UN)
+        assert not is_locked(one)
+        assert try_lock(other)
 
 
 def test_a_locked_file_that_cannot_be_created_leaves_nothing(tmp_path: Path) -> None:

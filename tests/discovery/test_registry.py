@@ -121,9 +121,15 @@ async def test_the_elder_sees_newcomers_in_time(nodes: Nodes) -> None:
 async def test_a_change_within_one_tick_of_the_clock_is_seen(nodes: Nodes) -> None:
     elder = await nodes(1, interval_s=0.1)
     scanned_at = nodes.directory.stat().st_mtime_ns
-    newcomer = await nodes(2)
+    second = await nodes(2)
     os.utime(nodes.directory, ns=(scanned_at, scanned_at))
-    assert await elder.heard() == newcomer.hint
+    assert await elder.heard() == second.hint
+    third = await nodes(3)
+    assert await elder.heard() == third.hint
+    scanned_at = nodes.directory.stat().st_mtime_ns
+    fourth = await nodes(4)
+    os.utime(nodes.directory, ns=(scanned_at, scanned_at))
+    assert await elder.heard() == fourth.hint
 
 
 async def test_a_node_that_closes_is_withdrawn(nodes: Nodes) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+from collections import Counter
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from zeroconf import DNSAddress, DNSService, DNSText, RecordUpdateListener
-from zeroconf.asyncio import AsyncZeroconf
+from zeroconf import DNSAddress, DNSIncoming, DNSPointer, DNSService, DNSText
 
 from brokerless.address import Address
 from brokerless.discovery import Beacon, Discovery, Hint
@@ -26,13 +26,16 @@ from brokerless.trust import generate_secret
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from zeroconf import DNSRecord, RecordUpdate, Zeroconf
+    from zeroconf import DNSRecord
 
 LOOPBACK = ("127.0.0.1",)
 """The only interface that a test may touch."""
 
 SOON_S = 15.0
 """More than enough for what takes a second, on any machine."""
+
+ANNOUNCEMENTS = 3
+"""How often the library says a thing."""
 
 NODE = """
 import asyncio, sys
@@ -75,17 +78,28 @@ class Node:
         return await asyncio.wait_for(self.hints.get(), SOON_S)
 
 
-class Outsider(RecordUpdateListener):
-    """Hears all that is said, and knows no key."""
+class Outsider(asyncio.DatagramProtocol):
+    """Hears every packet, and knows no key."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.records: list[DNSRecord] = []
+        self.packets: list[DNSIncoming] = []
         self._heard = asyncio.Event()
 
-    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
-        self.records += [update.new for update in records]
+    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
+        self.packets.append(DNSIncoming(data))
         self._heard.set()
+
+    @property
+    def records(self) -> list[DNSRecord]:
+        return [record for packet in self.packets if packet.is_response() for record in packet.answers()]
+
+    @property
+    def known_answers(self) -> list[str]:
+        """The names that those who ask say they know."""
+        queries = [packet for packet in self.packets if packet.is_query()]
+        return [
+            record.alias for query in queries for record in query.answers() if isinstance(record, DNSPointer)
+        ]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(SOON_S):
@@ -93,14 +107,18 @@ class Outsider(RecordUpdateListener):
                 self._heard.clear()
                 await self._heard.wait()
 
+    def texts(self, key: bytes) -> list[DNSText]:
+        """Return the texts of one mesh as they came. This takes its key, for others may run on this host."""
+        texts = [(text, decode_text(text.text)) for text in self.records if isinstance(text, DNSText)]
+        return [text for text, sealed in texts if sealed is not None and open_record(sealed, key, "")]
+
     def services(self, key: bytes) -> list[str]:
-        """Return the names of the services of one mesh. This takes its key; others may run on this host."""
-        found = []
-        for record in self.records:
-            sealed = decode_text(record.text) if isinstance(record, DNSText) else None
-            if sealed is not None and open_record(sealed, key, "") is not None and record.name not in found:
-                found.append(record.name)
-        return found
+        """Return the names of the services of one mesh, in order."""
+        return list(dict.fromkeys(text.name for text in self.texts(key)))
+
+    def announced(self, key: bytes) -> Counter[str]:
+        """Return how often each service of one mesh was announced."""
+        return Counter(text.name for text in self.texts(key) if text.ttl > 0)
 
 
 @pytest_asyncio.fixture
@@ -117,11 +135,16 @@ async def started(stack: AsyncExitStack, key: bytes) -> Node:
 
 
 async def listening(stack: AsyncExitStack) -> Outsider:
-    outsider = Outsider()
-    multicast = AsyncZeroconf(list(LOOPBACK))
-    stack.push_async_callback(multicast.async_close)
-    await multicast.zeroconf.async_wait_for_start()
-    multicast.zeroconf.async_add_listener(outsider, None)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "SO_REUSEPORT"):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(("", 5353))
+    group = socket.inet_aton("224.0.0.251") + socket.inet_aton(LOOPBACK[0])
+    listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+    loop = asyncio.get_running_loop()
+    transport, outsider = await loop.create_datagram_endpoint(Outsider, sock=listener)
+    stack.callback(transport.close)
     return outsider
 
 
@@ -167,6 +190,30 @@ async def test_processes_find_each_other(stack: AsyncExitStack) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_newcomer_asks_and_says_what_it_knows(stack: AsyncExitStack) -> None:
+    outsider, key = await listening(stack), generate_secret()
+    elder = await started(stack, key)
+    await outsider.until(lambda: ANNOUNCEMENTS in outsider.announced(key).values())
+    [name] = outsider.services(key)
+    newcomer = await started(stack, key)
+    assert await newcomer.heard() == elder.hint("tcp://127.0.0.1:4000")
+    await outsider.until(lambda: name in outsider.known_answers)
+
+
+@pytest.mark.asyncio
+async def test_what_was_withdrawn_does_not_come_back(stack: AsyncExitStack) -> None:
+    outsider, key = await listening(stack), generate_secret()
+    node = await started(stack, key)
+    await outsider.until(lambda: len(outsider.services(key)) == 1)
+    [old] = outsider.services(key)
+    await node.announce("tcp://127.0.0.1:4001")
+    await outsider.until(lambda: ANNOUNCEMENTS in outsider.announced(key).values())
+    lives = [text.ttl > 0 for text in outsider.texts(key) if text.name == old]
+    assert lives == sorted(lives, reverse=True)
+    assert lives[-1] is False
+
+
+@pytest.mark.asyncio
 async def test_an_outsider_learns_nothing(stack: AsyncExitStack) -> None:
     outsider, key = await listening(stack), generate_secret()
     node = await started(stack, key)
@@ -182,10 +229,11 @@ async def test_an_outsider_learns_nothing(stack: AsyncExitStack) -> None:
         assert not [r for r in outsider.records if isinstance(r, DNSAddress) and r.name == service.server]
         hosts.append(service.server)
         texts.append(text.text)
-    assert not set(outsider.services(key)) & set(hosts)
     assert len(set(hosts)) == 2
     assert not any(socket.gethostname() in said for said in (*hosts, *outsider.services(key)))
-    assert not any(node.beacon.address.public_key in text or b"127.0.0.1" in text for text in texts)
+    for packet in outsider.packets:
+        assert node.beacon.address.public_key not in packet.data
+        assert b"tcp://" not in packet.data
     assert sum(one == other for one, other in zip(*texts, strict=True)) < len(texts[0]) / 16
 
 
