@@ -13,9 +13,15 @@ import errno
 import os
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING, TypeAlias
 
 from brokerless.errors import StartError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +83,14 @@ def peer_user(connection: socket.socket) -> int | None:
         return None
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(credentials)[1])
+
+
+def descriptors_max() -> int:
+    """How many descriptors this process may have; without a limit, more than it ever needs."""
+    if resource is None:
+        return sys.maxsize
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def require_descriptors(count: int) -> None:

@@ -130,6 +130,7 @@ class DialledLink:
         self._reason = UNREACHABLE  # if the connection ends now
         self._opened = False
         self._busy = False
+        self._departed = False
 
     def begin(self, endpoint: str) -> None:
         """Connect, after finding the addresses of a host that was given by name."""
@@ -171,9 +172,9 @@ class DialledLink:
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._open()
         elif self._opened:
-            while self._receive() == PACKETS_PER_TURN:
-                pass  # libzmq's queue is short and gets no more: what was received before the end counts
-            self.end(LOST)
+            self._departed = True
+            if self._wake is not None:
+                self._wake.nudge()
         else:
             self._try_next(self._reason)
 
@@ -204,6 +205,8 @@ class DialledLink:
     def _look(self) -> bool:
         """Receive a batch, and let the link be tried again if it was busy; True if more may be waiting."""
         if not self._opened:
+            if self._socket is not None:
+                self._socket.get(zmq.EVENTS)  # takes the signal in: the descriptor must not stay readable
             return False
         received = self._receive()
         more, told = received == PACKETS_PER_TURN, received > 0
@@ -214,7 +217,9 @@ class DialledLink:
                 self._busy = False
                 told = True
                 self._dialer.table.sink.link_writable(self.number)
-        if told:
+        if self._departed and not more:
+            self.end(LOST)  # everything received before is delivered
+        elif told:
             self._dialer.table.sink.turn_done()
         return more
 

@@ -17,6 +17,7 @@ from brokerless.transport.descriptors import (
     Fingerprint,
     Reserve,
     borrowed,
+    descriptors_max,
     fingerprint,
     peer_user,
     shut_down,
@@ -40,9 +41,12 @@ PACKETS_PER_TURN = 32
 PARTS_PER_TURN = 1024
 """Of a message with too many parts, thrown away at half a microsecond each."""
 
-STRANGERS_MAX = 256
-"""Connections that have not said HELLO. Beyond it the oldest is hung up on, so that descriptors stay bounded:
-an honest one needs some 10 ms, and only a flood of 25,000 a second would push it out."""
+STRANGERS_MAX = 1024
+"""Connections that have not said HELLO; beyond it the oldest is hung up on, so that they stay bounded. A
+thousand peers that dial a restarted node at once are all accepted before the first has proven its key."""
+
+STRANGERS_SHARE = 4
+"""And at most one in so many of the descriptors that this process may have."""
 
 RETRY_S = 0.05
 """How long a busy link waits at most for a wake-up that was swallowed; see ``_retry_busy``."""
@@ -118,7 +122,8 @@ class Listener:
         self._retry_timer: asyncio.TimerHandle | None = None
         self._skipping = False  # in the middle of a message with too many parts
         self._warned_at = -WARNING_INTERVAL_S
-        self._user = os.getuid() if hasattr(os, "getuid") else None
+        self._user = os.geteuid() if hasattr(os, "geteuid") else None
+        self._strangers_max = min(STRANGERS_MAX, max(1, descriptors_max() // STRANGERS_SHARE))
         self._strangers: Deadlines[int] = Deadlines(loop, limits.handshake_timeout_s, self._expire)
         self._reserve = Reserve()
         self.socket = context.socket(zmq.ROUTER)
@@ -185,13 +190,11 @@ class Listener:
         the sends in here take in signals once a millisecond at most, so what they swallow is little: the
         timer makes up for it.
         """
-        busy = list(self._busy.values())
-        self._busy.clear()
         self._retrying = True
         try:
-            for link in busy:
-                if link.number in self._table:
-                    self._sink.link_writable(link.number)
+            for number in list(self._busy):
+                if self._busy.pop(number, None) is not None and number in self._table:
+                    self._sink.link_writable(number)
         finally:
             self._retrying = False
         if self._busy and self._retry_timer is None:
@@ -359,7 +362,7 @@ class Listener:
             self._hang_up(connection)
         else:
             self._strangers.set(descriptor)
-            if len(self._strangers) > STRANGERS_MAX:
+            if len(self._strangers) > self._strangers_max:
                 self._hang_up(self._connections[self._strangers.oldest()])
 
     def _disconnected(self, descriptor: int) -> None:

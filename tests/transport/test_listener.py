@@ -125,7 +125,8 @@ class TestStrangers:
     async def test_another_user_of_the_host(
         self, short_directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+        us = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: us + 1)
         async with running() as other, running(ipc_directory=short_directory) as node:
             link = other.dial(node, node.endpoints[-1])
             await other.sink.wait("closed", link)
