@@ -160,7 +160,8 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
             return
         handler = self.bindings.get(offer.name)
         if handler is None:
-            self.node.reject(offer._offer, self.bindings.REJECT_CODE, self.bindings.refusal(offer.name))
+            offer._answer()
+            self.node.reject(offer._core, self.bindings.REJECT_CODE, self.bindings.refusal(offer.name))
         else:
             task = asyncio.get_running_loop().create_task(self._handle(offer, handler))
             self._handling.add(task)
@@ -197,6 +198,7 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
 
     def _unopened_ended(self, core: CoreStream, error: BusError | None) -> None:
         if (offer := self._offered.pop(core, None)) is not None:
+            offer._did_end(error)
             self.offers.discard(offer)
         opened = self._opening.pop(core, None)
         if opened is not None and not opened.done():

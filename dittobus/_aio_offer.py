@@ -5,42 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dittobus._arguments import checked_code, checked_metadata
+from dittobus._offer import AnyOffer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from brokerless import Address, Reliability
     from brokerless import Offer as CoreOffer
     from dittobus._aio_exchange import AioExchange
     from dittobus._aio_stream import Stream
 
 
-class Offer:
+class Offer(AnyOffer):
     """A stream that a peer wants to open: accept or reject it. Untaken, it is rejected in the end."""
 
-    def __init__(self, exchange: AioExchange, offer: CoreOffer) -> None:
+    def __init__(self, exchange: AioExchange, core: CoreOffer) -> None:
+        super().__init__(core)
         self._exchange = exchange
-        self._offer = offer
-
-    @property
-    def peer(self) -> Address:
-        """Who offers."""
-        return self._offer.peer
-
-    @property
-    def name(self) -> str:
-        """What the opener named it."""
-        return self._offer.name
-
-    @property
-    def metadata(self) -> bytes:
-        """What the opener sent along, at most 4 KiB."""
-        return self._offer.metadata
-
-    @property
-    def reliability(self) -> Reliability:
-        """What the opener asked for."""
-        return self._offer.reliability
 
     async def accept(self, metadata: Buffer = b"") -> Stream:
         """Take the stream and return it; the opener sees ``metadata`` as ``reply_metadata``.
@@ -48,12 +28,17 @@ class Offer:
         When cancelled, the stream is reset. Raises what ended the offer; ``UsageError`` if it was answered.
         """
         reply = checked_metadata(metadata, self._exchange.limits)
-        return await self._exchange.accept(self._offer, reply)
+        if self._end_error is not None:
+            raise self._end_error
+        self._answer()
+        return await self._exchange.accept(self._core, reply)
 
     async def reject(self, code: int = 0, reason: str = "") -> None:
-        """Turn the stream down; the opener gets ``StreamRejected`` with both."""
-        checked_code(code)
-        self._exchange.node.reject(self._offer, code, reason)
+        """Turn the stream down; the opener gets ``StreamRejected`` with both.
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} of {self.peer.short}>"
+        Raises ``UsageError`` if the offer was answered.
+        """
+        checked_code(code)
+        self._answer()
+        if self._end_error is None:
+            self._exchange.node.reject(self._core, code, reason)

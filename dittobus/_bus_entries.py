@@ -54,7 +54,7 @@ class Offered(Entry):
         offer = self._offer
         bindings = recipient._bindings
         delegate = recipient.delegate
-        if offer.is_over:
+        if offer._is_over:
             return False
         if bindings:
             if bindings.get(offer.name) is not None:
@@ -68,7 +68,7 @@ class Offered(Entry):
         return False
 
     def is_void(self) -> bool:
-        return self._offer.is_over
+        return self._offer._is_over
 
 
 class Incoming(Entry):

@@ -214,7 +214,7 @@ class BusExchange(Exchange[DittoBusStream, Pending]):
             self._settle(pending, error or StreamReset(0, "closed before it was open"), None)
         if (offered := self._offers.pop(core, None)) is not None:
             offer, entry = offered
-            offer.is_over = True
+            offer._did_end(error)
             self._ground.strand.discard(self._bus, entry)
         # A loss of the peer told later must not be merged into what was told before the end of its streams.
         self._bus.last = None

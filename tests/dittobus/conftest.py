@@ -7,12 +7,13 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 
-from dittobus import DittoBus
+from dittobus import DittoBus, aio
 from tests.dittobus.recording import BusRecorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 SECRET = b"the secret of the tests' own mesh"
 
@@ -54,3 +55,28 @@ def pair(make_bus: Callable[..., DittoBus]) -> tuple[DittoBus, DittoBus, BusReco
     near.wait_for_peer("far").result(10)
     far.wait_for_peer("near").result(10)
     return near, far, recorder
+
+
+@pytest_asyncio.fixture
+async def make_aio_bus(mesh: dict[str, Any]) -> AsyncIterator[Callable[..., Awaitable[aio.Bus]]]:
+    """A function that returns a running asyncio bus, which is closed in the end."""
+    buses: list[aio.Bus] = []
+
+    async def make(name: str, **arguments: Any) -> aio.Bus:
+        bus = aio.Bus(name, **{**mesh, **arguments})
+        await bus.start()
+        buses.append(bus)
+        return bus
+
+    yield make
+    for bus in buses:
+        await bus.close(timeout=0)
+
+
+@pytest_asyncio.fixture
+async def aio_pair(make_aio_bus: Callable[..., Awaitable[aio.Bus]]) -> tuple[aio.Bus, aio.Bus]:
+    """Buses "near" and "far" that know each other."""
+    near, far = await make_aio_bus("near"), await make_aio_bus("far")
+    await near.wait_for_peer("far")
+    await far.wait_for_peer("near")
+    return near, far

@@ -539,7 +539,8 @@ def test_an_unpumped_queue_does_not_grow_with_presence(make_bus: MakeBus) -> Non
     recorder = BusRecorder()
     near = make_bus("near")
     far = make_bus("far", delegate=recorder, delegate_event_queue=queue)
-    far.wait_for_peer("near").result(WAIT_S)
+    for bus, name in ((near, "far"), (far, "near")):
+        bus.wait_for_peer(name).result(WAIT_S)
     for number in range(50):
         near.name = f"name {number}"
     far.wait_for_peer("name 49").result(WAIT_S)
