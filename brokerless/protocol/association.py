@@ -5,7 +5,8 @@ the process and ``epoch`` counts all its sessions, so a side's nonces are ordere
 INFO that lingered on a slow link cannot be taken for news. INFO says *mine*, and *yours* as far as I know it.
 
 A session is one pair of nonces. Whoever ends a session cuts its links and draws a new nonce, so each link
-carries at most one session at a time, and the last INFO sent on a link is of the present session.
+carries at most one session at a time, and the last INFO sent on a link is of the present session. One link
+may be spared: see ``is_spared``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Verdict(enum.Enum):
     """What an INFO means for the session here."""
 
     AGREED = "the same session: begin it, or go on with it"
-    RENEWED = "the peer has begun another: end ours, draw a new nonce, tell it, and judge again"
+    RENEWED = "the peer has begun another: end ours; on a link that is spared tell our new nonce, judge again"
     AWAIT = "the peer still remembers another session of ours: our INFO will tell it so; wait for its next"
     STALE = "of a session that the peer itself has ended: the link is of no use"
 
@@ -83,3 +84,13 @@ def judge(ours: Nonce, known: Nonce | None, theirs: Nonce, ours_as_they_know: No
     else:
         about_ours = _Ours.SAME if ours_as_they_know == ours else _Ours.OTHER
     return VERDICTS[about_theirs, about_ours]
+
+
+def is_spared(told: Nonce | None) -> bool:
+    """Return whether the link whose INFO was RENEWED may carry the next session.
+
+    ``told`` is the peer's nonce in the last INFO that we sent there. If we knew another one, the peer waits
+    for our next INFO. If we knew none, it may have agreed to the session that we end, with packets under way:
+    they would be taken for packets of the next session, and both sides could renew in turn for ever.
+    """
+    return told is not None
