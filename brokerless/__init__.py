@@ -46,7 +46,6 @@ from brokerless.errors import (
     WireError,
 )
 from brokerless.errors import StreamFinished as StreamFinishedError
-from brokerless.identity import Identity
 from brokerless.model import (
     DatagramPath,
     DropCause,
@@ -75,13 +74,14 @@ from brokerless.model import (
     StreamReady,
     StreamStats,
 )
-from brokerless.node import Node
-from brokerless.protocol.stream import Stream
-from brokerless.trust import generate_secret
 
 if TYPE_CHECKING:
     from brokerless.discovery.registry import RegistryDiscovery
     from brokerless.discovery.zeroconf import ZeroconfDiscovery
+    from brokerless.identity import Identity
+    from brokerless.node import Node
+    from brokerless.protocol.stream import Stream
+    from brokerless.trust import generate_secret
 
 __all__ = [
     "Address",
@@ -160,10 +160,14 @@ __all__ = [
 ]
 
 _LATE = {
+    "Identity": "brokerless.identity",
+    "Node": "brokerless.node",
     "RegistryDiscovery": "brokerless.discovery.registry",
+    "Stream": "brokerless.protocol.stream",
     "ZeroconfDiscovery": "brokerless.discovery.zeroconf",
+    "generate_secret": "brokerless.trust",
 }
-"""Imported on first use: zeroconf alone costs 0.1 s, which a program that never asks should not pay."""
+"""Imported on first use: zeroconf, cryptography and the node cost 0.2 s, which no import of ours should."""
 
 
 def __getattr__(name: str) -> Any:
@@ -171,4 +175,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LATE[name]), name)
+    globals()[name] = late = getattr(importlib.import_module(_LATE[name]), name)
+    return late
