@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 def make_node(config: NodeConfig, on_events: Callable[[Sequence[Event]], None]) -> Node:
     """Return a node that is not started. Imported only now: it brings ZeroMQ and cryptography along."""
-    from brokerless.node import Node
+    from brokerless import Node
 
     return Node(config, on_events)

@@ -256,10 +256,11 @@ class DittoBus(Recipient):
 
     @delegate.setter
     def delegate(self, delegate: DittoBusDelegate | None) -> None:
-        self._delegate = delegate
         ground, exchange = self._ground, self._exchange
-        if delegate is not None and ground is not None and exchange is not None:
+        if ground is not None:
             ground.check_process()
+        self._delegate = delegate
+        if delegate is not None and ground is not None and exchange is not None:
             ground.io.post(exchange.introduce)
 
     @property
