@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brokerless.address import Ticket
+from brokerless.address import TICKET_ENDPOINTS_MAX, Ticket
 from brokerless.clock import now as read_clock
 from brokerless.discovery import Beacon
 from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, IdentityInUse, StartError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from brokerless.address import Address
     from brokerless.config import Limits, NodeConfig
     from brokerless.discovery import Discovery, Hint
+    from brokerless.errors import PeerRefused
     from brokerless.model import Event, Message, NodeStats, Offer, Peer, PeerStats, Reliability
     from brokerless.protocol.actions import Action
     from brokerless.protocol.stream import Stream
@@ -44,7 +45,19 @@ LOOPBACK = ("127.0.0.1",)
 """Where a bus without a secret listens: it serves this user's processes on this host."""
 
 FLUSH_S = 0.2
-"""How long the goodbyes may take to leave at close."""
+"""How long the goodbyes may take at close: who hears one hangs up, mostly within a millisecond. A peer that
+does not will notice by itself."""
+
+REFUSAL_INTERVAL_S = 60.0
+"""Between two warnings of the same refusal by the same peer, which is dialled every few seconds."""
+
+REFUSALS_MAX = 1024
+"""Refusals remembered for that; with more of them the log is not what needs care."""
+
+DRAIN_LOOK_S = 0.005
+"""How often a closing node looks whether it is done."""
+
+ALL_INTERFACES = frozenset({"*", "0.0.0.0", "::"})
 
 
 class Node:
@@ -81,18 +94,30 @@ class Node:
         self._name, self._metadata = config.name, config.metadata
         self._admissions: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refusals: dict[tuple[Address | None, str], float] = {}  # when they were warned of
         self._pid = os.getpid()
+        self._started = False
         self._closed = False
+        self._acknowledged = True
+        self._gone = asyncio.Event()  # nothing is left of it
 
     # Life
 
     async def start(self) -> None:
         """Bind, listen and announce. Raises ``StartError`` (``PortInUse``, …) with everything undone."""
         self._check_process()
-        if self._core is not None or self._closed:
+        if self._started or self._closed:
             raise BusClosed("a node starts once", hint="make a new one")
-        loop = asyncio.get_running_loop()
+        self._started = True
+        try:
+            await self._open(asyncio.get_running_loop())
+        except BaseException:
+            await self._abandon()
+            raise
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         directory = await self._derive_trust(loop)
+        self._require_open()
         assert self._trust is not None
         config = self._config
         self._core = NodeCore(
@@ -106,23 +131,23 @@ class Node:
             asks_admission=callable(config.admit),
             allowed=None if config.admit is None or callable(config.admit) else frozenset(config.admit),
         )
-        self._pump = Pump(self._core, self._deliver, self._act, config.limits.liveness_s)
+        self._pump = Pump(self._core, self._deliver, self._act)
         self._transport = Transport(
             self._identity, self._pump, limits=config.limits, packet_bytes_max=wire.PACKET_BYTES_MAX
         )
-        try:
-            ipc_directory = make_private_directory(directory / "ipc") if directory is not None else None
-            self._endpoints = await self._transport.start(self._hosts, config.port, ipc_directory)
-            self._pump.start(loop, self._transport)
-            await self._start_discoveries(directory)
-        except BaseException:
-            await self._abandon()
-            raise
+        ipc_directory = make_private_directory(directory / "ipc")
+        self._endpoints = await self._transport.start(self._hosts, config.port, ipc_directory)
+        self._pump.start(loop, self._transport)
+        await self._start_discoveries(directory)
 
-    async def _derive_trust(self, loop: asyncio.AbstractEventLoop) -> Path | None:
+    def _require_open(self) -> None:
+        if self._closed:
+            raise BusClosed("the bus was closed while it started")
+
+    async def _derive_trust(self, loop: asyncio.AbstractEventLoop) -> Path:
         config = self._config
 
-        def derive() -> tuple[MeshTrust, Path | None]:
+        def derive() -> tuple[MeshTrust, Path]:
             # Keys first: a passphrase costs 0.1 s of hashing, and files may be slow; not on the loop.
             given = None if config.directory is None else make_private_directory(Path(config.directory))
             trust = mesh_key(config.mesh, config.secret, config.trust, given)
@@ -138,28 +163,29 @@ class Node:
         assert self._trust is not None
         return LOOPBACK if self._trust.scope == "host" else ("*",)
 
-    async def _start_discoveries(self, directory: Path | None) -> None:
+    async def _start_discoveries(self, directory: Path) -> None:
         for discovery in self._make_discoveries(directory):
+            self._discoveries.append(discovery)  # before it starts, so that whatever happens it is closed
             try:
                 await discovery.start(self._beacon(), self._learn)
-            except StartError as error:
-                _log.warning("discovery %s does not work here: %s", discovery.name, error)
-                await discovery.close()
-            else:
-                self._discoveries.append(discovery)
+            except Exception as error:
+                unexpected = None if isinstance(error, StartError) else error
+                _log.warning(
+                    "discovery %s does not work here: %s", discovery.name, error, exc_info=unexpected
+                )
+            self._require_open()
 
-    def _make_discoveries(self, directory: Path | None) -> list[Discovery]:
+    def _make_discoveries(self, directory: Path) -> list[Discovery]:
         made: list[Discovery] = []
         for chosen in self._config.discovery:
             if chosen == "zeroconf":
                 from brokerless.discovery.zeroconf import ZeroconfDiscovery  # costs 0.1 s to import
 
-                hosts = self._hosts
-                made.append(ZeroconfDiscovery(None if "*" in hosts else hosts))
+                everywhere = not ALL_INTERFACES.isdisjoint(self._hosts)
+                made.append(ZeroconfDiscovery(None if everywhere else self._hosts))
             elif chosen == "registry":
                 from brokerless.discovery.registry import RegistryDiscovery
 
-                assert directory is not None
                 made.append(RegistryDiscovery(make_private_directory(directory / "registry")))
             else:
                 made.append(chosen)
@@ -183,49 +209,62 @@ class Node:
         """Finish what is under way, say goodbye, and let go of everything.
 
         Returns True if everything sent was acknowledged within ``timeout`` seconds (None: no limit).
-        Closing twice is harmless. After it returns no event is delivered.
+        Closing twice is harmless: who comes later waits for the first. Where that is cancelled, what is under
+        way is dropped. After it returns no event is delivered.
         """
+        if os.getpid() != self._pid:
+            return True  # in a forked child all belongs to the parent
         if self._closed:
-            return True
+            await self._gone.wait()
+            return self._acknowledged
         self._closed = True
-        acknowledged = True
-        core, pump = self._core, self._pump
-        if os.getpid() == self._pid and core is not None and pump is not None and self._transport is not None:
-            deadline = None if timeout is None else read_clock() + timeout
-            core.leave(deadline)
-            await self._until(lambda: core.is_drained, deadline)
-            acknowledged = core.is_drained
-            had_links = core.stats().links > 0
-            core.farewell(pump.now())
-            if had_links:
-                await self._until(lambda: pump.is_flushed, read_clock() + FLUSH_S)
-        await self._abandon()
-        return acknowledged
+        try:
+            await self._part(timeout)
+        finally:
+            await self._abandon()
+        return self._acknowledged
 
-    async def _until(self, condition: Callable[[], bool], deadline: float | None) -> None:
-        """Turn the pump until the condition holds or the time is up."""
+    async def _part(self, timeout: float | None) -> None:  # noqa: ASYNC109 - it drains, never raises
+        core, pump = self._core, self._pump
+        if core is None or pump is None:
+            return
+        deadline = None if timeout is None else read_clock() + timeout
+        core.leave(deadline)
+        self._acknowledged = False
+        self._acknowledged = await self._until(lambda: core.is_drained, deadline)
+        core.farewell(pump.now())
+        await self._until(lambda: core.has_parted, read_clock() + FLUSH_S)
+
+    async def _until(self, condition: Callable[[], bool], deadline: float | None) -> bool:
+        """Turn the pump until the condition holds; False if the time is up first."""
         assert self._pump is not None
-        while True:
+        self._pump.turn()
+        while not condition():
+            await asyncio.sleep(DRAIN_LOOK_S)
             self._pump.turn()
-            if condition() or (deadline is not None and read_clock() >= deadline):
-                return
-            await asyncio.sleep(0.005)
+            # The clock first: streams that are given up at the deadline leave nothing to wait for either.
+            if deadline is not None and read_clock() >= deadline:
+                return False
+        return True
 
     async def _abandon(self) -> None:
         """Let go of everything, whatever state it is in."""
         self._closed = True
         if self._pump is not None:
             self._pump.stop()
-        await asyncio.gather(*(discovery.close() for discovery in self._discoveries), return_exceptions=True)
-        self._discoveries = []
-        for task in self._tasks:
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=FLUSH_S)
+        await asyncio.gather(*(discovery.close() for discovery in self._discoveries), return_exceptions=True)
         if self._transport is not None:
             await self._transport.close()
         if self._admissions is not None:
             self._admissions.shutdown(wait=False, cancel_futures=True)
         if self._owns_identity:
             self._identity.release()
+        self._gone.set()
 
     # Queries
 
@@ -274,7 +313,8 @@ class Node:
     def ticket(self) -> Ticket:
         """Return what another node needs to dial this one. Raises ``BusClosed`` before ``start``."""
         self._running()
-        return Ticket(self.address, tuple(place for place in self._places if place.startswith("tcp:")))
+        places = [place for place in self._places if place.startswith("tcp:")]
+        return Ticket(self.address, tuple(places[:TICKET_ENDPOINTS_MAX]))
 
     def stats(self) -> NodeStats:
         """Return the counters of the node."""
@@ -381,13 +421,21 @@ class Node:
             case actions.Admit(link, peer):
                 self._start_task(self._ask_admission(link, peer))
             case actions.Refused(error):
-                _log.warning("%s", error)
+                self._warn_of_refusal(error, self._pump.now())
             case actions.Superseded():
                 self.failure = IdentityInUse(
                     "another live process has this identity", hint="give each process an identity of its own"
                 )
                 _log.error("closing: %s", self.failure)
                 self._start_task(self._close_superseded())
+
+    def _warn_of_refusal(self, error: PeerRefused, now: float) -> None:
+        refusal = (error.peer, error.reason)
+        if now - self._refusals.get(refusal, -REFUSAL_INTERVAL_S) >= REFUSAL_INTERVAL_S:
+            if len(self._refusals) >= REFUSALS_MAX:
+                self._refusals.clear()
+            self._refusals[refusal] = now
+            _log.warning("%s", error)
 
     def _dial(self, remote: Address, endpoint: str) -> None:
         assert self._transport is not None
@@ -423,6 +471,8 @@ class Node:
                     if self._admissions is None:
                         self._admissions = ThreadPoolExecutor(1, thread_name_prefix="dittobus-admit")
                     answer = await asyncio.get_running_loop().run_in_executor(self._admissions, admit, peer)
+                    if inspect.isawaitable(answer):  # of a lambda or an object that is called
+                        answer = await answer
         except TimeoutError:
             answer = "nobody decided in time"
         except Exception:

@@ -27,6 +27,9 @@ STALL_SHARE = 0.5
 """A turn that comes later than this share of the liveness limit is a stall of this process: it was stopped,
 its host was suspended, or something blocked the loop. Peers may have given us up meanwhile."""
 
+LATE_S = 0.05
+"""No liveness limit is so short that a turn this late matters; it need not be looked at."""
+
 ROUNDS_MAX = 8
 """Times that one turn follows up on what its own events caused, before sockets and timers get theirs."""
 
@@ -39,12 +42,10 @@ class Pump:
         core: NodeCore,
         on_events: Callable[[Sequence[Event]], None],
         on_action: Callable[[Action], None],
-        liveness_s: float,
     ) -> None:
         self._core = core
         self._on_events = on_events
         self._on_action = on_action
-        self._stall_s = STALL_SHARE * liveness_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -67,9 +68,10 @@ class Pump:
     def now(self) -> float:
         """Return the time, after telling the core if this process stood still since it last looked."""
         now = read_clock()
-        if self._timer_at is not None and now > self._timer_at + self._stall_s:
-            stalled_s, self._timer_at = now - self._timer_at, None
-            _log.warning("this process stood still for %.1f s; peers may have given it up", stalled_s)
+        late_s = 0.0 if self._timer_at is None else now - self._timer_at
+        if late_s > LATE_S and late_s > STALL_SHARE * self._core.liveness_s:
+            self._timer_at = None
+            _log.warning("this process stood still for %.1f s; peers may have given it up", late_s)
             self._core.stalled(now)
         return now
 
@@ -178,6 +180,8 @@ class Pump:
         echo that is one packet instead of two.
         """
         self._receiving = False
+        if self._transport is None:
+            return
         events = self._core.take_events()
         if events:
             self._tell(events)

@@ -12,6 +12,7 @@ that nobody need ask in vain.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from brokerless.errors import (
@@ -22,7 +23,7 @@ from brokerless.errors import (
     UnknownPeer,
     UsageError,
 )
-from brokerless.model import LossReason, NodeStats, PeerChanged, Reliability
+from brokerless.model import DropCause, LossReason, NodeStats, PeerChanged, Reliability
 from brokerless.protocol import wire
 from brokerless.protocol.actions import Action, Admit, Confirm, Cut, Dial, Refused, Superseded
 from brokerless.protocol.association import Nonce
@@ -87,7 +88,9 @@ class NodeCore:
         self._events: list[Event] = []
         self._epoch = 0
         self._send_id = 0
+        self._dropped: Counter[DropCause] = Counter()  # in sessions that are over
         self._leaving = False
+        self._left = False
 
     # Queries
 
@@ -112,9 +115,19 @@ class NodeCore:
         return [peering.session for peering in self._peers.values() if peering.session is not None]
 
     @property
+    def liveness_s(self) -> float:
+        """The shortest liveness limit in force; by it one may tell if this process stood still for long."""
+        return min((session.liveness.limit_s for session in self.sessions), default=self.limits.liveness_s)
+
+    @property
     def is_drained(self) -> bool:
         """True when nothing waits to be sent or acknowledged, and no stream is open."""
         return all(session.is_idle and not session.streams for session in self.sessions)
+
+    @property
+    def has_parted(self) -> bool:
+        """True when no last word is under way any more: who hears one hangs up."""
+        return not any(link.phase is LinkPhase.ENDING for link in self._links.values())
 
     @property
     def has_output(self) -> bool:
@@ -133,10 +146,14 @@ class NodeCore:
 
     def stats(self) -> NodeStats:
         """Return the counters; those of discovery are the shell's."""
+        dropped = self._dropped.copy()
+        for session in self.sessions:
+            dropped.update(session.dropped)
         return NodeStats(
             peers=sum(peering.joined for peering in self._peers.values()),
             links=len(self._links),
             handshakes_refused=self.handshakes_refused,
+            dropped=dict(dropped),
         )
 
     # Inputs: links
@@ -155,6 +172,8 @@ class NodeCore:
         if present is None:
             if remote == self.address:
                 self._actions.append(Cut(link, "it is our own"))
+            elif self._left:
+                self._actions.append(Cut(link, "too late"))
             else:
                 self._add_link(link, remote, LinkPhase.HELLO, Role.ACCEPTOR, "", now)
         elif present.phase is LinkPhase.CONNECTING:
@@ -203,7 +222,11 @@ class NodeCore:
     def link_message(self, link: int, data: bytes, now: float) -> None:
         """A ZeroMQ message came."""
         present = self._links.get(link)
-        if present is None or present.phase in (LinkPhase.CONNECTING, LinkPhase.ENDING):
+        if present is None or present.phase is LinkPhase.CONNECTING:
+            return
+        if present.phase is LinkPhase.ENDING:
+            if _is_goodbye(data):
+                self.cut(present, "both have said goodbye", now)
             return
         try:
             if present.phase is LinkPhase.HELLO:
@@ -331,8 +354,16 @@ class NodeCore:
             elif (peering := self._peers.get(key)) is not None:
                 peering.expire(now)
                 self._touched.add(key)
-        if not self._leaving:
-            self._actions.extend(Dial(address, endpoint) for address, endpoint in self.roster.plan(now))
+        for address, endpoint in self.roster.plan(now):
+            if not self._leaving or self._is_awaited(address):
+                self._actions.append(Dial(address, endpoint))
+            else:
+                self.roster.dial_failed(address, endpoint, now)
+
+    def _is_awaited(self, address: Address) -> bool:
+        """True if there is something to say to that peer still."""
+        session = self.session(address)
+        return session is not None and not (session.is_idle and not session.streams)
 
     def _link_expired(self, link: Link, now: float) -> None:
         if link.phase is LinkPhase.ADMISSION:
@@ -420,12 +451,13 @@ class NodeCore:
         """Close every stream, draining until ``deadline``; wait for ``is_drained``, then ``farewell``."""
         self._leaving = True
         for session in self.sessions:
+            session.is_leaving = True
             for stream in list(session.streams.values()):
                 stream.close(deadline)
 
     def farewell(self, now: float) -> None:
-        """Say goodbye to everybody and end all sessions."""
-        self._leaving = True
+        """Say goodbye to everybody and end all sessions; wait for ``has_parted``."""
+        self._leaving = self._left = True
         for peering in list(self._peers.values()):
             goodbye = wire.Goodbye(wire.Farewell.LEFT, "")
             peering.end(LossReason.LEFT, BusClosed("the bus was closed", peer=peering.address), now, goodbye)
@@ -472,7 +504,7 @@ class NodeCore:
     def new_session(self, remote: Address, now: float) -> Session:
         """Make a fresh session with a nonce never used before."""
         self._epoch += 1
-        return Session(
+        session = Session(
             local=self.address,
             remote=remote,
             nonce=Nonce(self.boot, self._epoch),
@@ -483,6 +515,12 @@ class NodeCore:
             touch=lambda: self.touch(remote),
             now=now,
         )
+        session.is_leaving = self._leaving
+        return session
+
+    def ended(self, session: Session) -> None:
+        """The session is over; what it counted is the node's to keep."""
+        self._dropped.update(session.dropped)
 
     def _wake_link(self, link: int) -> None:
         if link not in self._sendable:
@@ -555,6 +593,13 @@ class NodeCore:
         """Leave the peer alone for a while."""
         self.roster.set_waiting(remote, False)
         self.roster.rest(remote, now)
+
+
+def _is_goodbye(data: bytes) -> bool:
+    try:
+        return any(isinstance(frame, wire.Goodbye) for frame in wire.decode_packet(data).frames)
+    except RemoteProtocolError:
+        return False
 
 
 def _require_reliable(reliability: Reliability) -> None:

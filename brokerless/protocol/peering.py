@@ -18,7 +18,7 @@ from brokerless.model import (
     ReliablePath,
 )
 from brokerless.protocol import wire
-from brokerless.protocol.association import Nonce, Verdict, judge
+from brokerless.protocol.association import Nonce, Verdict, is_spared, judge
 from brokerless.protocol.session import Session, SessionState
 
 if TYPE_CHECKING:
@@ -51,7 +51,18 @@ class LinkPhase(enum.Enum):
 class Link:
     """One link, of either side's making."""
 
-    __slots__ = ("endpoint", "handshake", "held", "held_bytes", "id", "info", "outbox", "phase", "remote")
+    __slots__ = (
+        "endpoint",
+        "handshake",
+        "held",
+        "held_bytes",
+        "id",
+        "info",
+        "outbox",
+        "phase",
+        "remote",
+        "told",
+    )
 
     def __init__(
         self, link: int, remote: Address, phase: LinkPhase, handshake: Handshake, endpoint: str
@@ -64,6 +75,8 @@ class Link:
         """What we dialled, empty for an accepted link."""
         self.outbox: deque[bytes] = deque()
         """What goes out before the session's packets."""
+        self.told: Nonce | None = None
+        """The peer's nonce in the last INFO that we sent here."""
         self.info: wire.Info | None = None
         """What the peer told, while it waits for admission."""
         self.held: list[bytes] = []
@@ -101,6 +114,9 @@ class PeeringHost(Protocol):
 
     def disconnected(self, remote: Address, now: float) -> None:
         """The peer has no ready link any more."""
+
+    def ended(self, session: Session) -> None:
+        """The session is over; what it counted is the node's to keep."""
 
     def doubted(self, remote: Address, now: float) -> None:
         """The peer has become suspect: try a second link."""
@@ -168,18 +184,28 @@ class Peering:
 
     def announce(self, link: Link, now: float) -> None:
         """Tell the peer on that link who we are and which session we mean."""
-        info = self.session_for_use(now).info(self._host.name, self._host.metadata)
+        session = self.session_for_use(now)
+        link.told = session.their_nonce
+        info = session.info(self._host.name, self._host.metadata)
         self._host.say(link, wire.encode_packet(0, 0, (wire.encode_info(info),)))
 
     def end(
-        self, reason: LossReason, error: BusError, now: float, farewell: wire.Goodbye | None = None
+        self,
+        reason: LossReason,
+        error: BusError,
+        now: float,
+        farewell: wire.Goodbye | None = None,
+        spared: Link | None = None,
     ) -> None:
-        """End the present session and its links, these after a last word if there is one."""
+        """End the present session and its links but the spared one, after a last word if there is one."""
         peer = self.snapshot()
         session, self.session = self.session, None
         if session is not None:
             session.end(error)
+            self._host.ended(session)
         for link in list(self.links.values()):
+            if link is spared:
+                continue
             if farewell is not None and link.phase in (LinkPhase.READY, LinkPhase.ADMISSION):
                 word = wire.encode_packet(0, 0, (wire.encode_control(farewell),))
                 self._host.end_link(link, word, now)
@@ -212,9 +238,9 @@ class Peering:
         verdict = self._judge(theirs, ours_as_known, now)
         if verdict is Verdict.RENEWED:
             self._renew(link, theirs, now)
-            self.info(
-                link, info, now
-            )  # now that ours is fresh, this is agreed or awaited; or asked about anew
+            if link.id in self.links:
+                # Now that ours is fresh, this is agreed or awaited; or asked about anew.
+                self.info(link, info, now)
         elif verdict is Verdict.STALE:
             self._host.cut(link, "its session is over", now)
         elif verdict is Verdict.AGREED:
@@ -225,19 +251,19 @@ class Peering:
         return judge(session.nonce, session.their_nonce, theirs, ours_as_known)
 
     def _renew(self, link: Link, theirs: Nonce, now: float) -> None:
-        """The peer began another session: ours is over. This link stays, and hears of our new nonce."""
+        """The peer began another session: ours is over. This link, if spared, hears of our new nonce."""
         assert self.session is not None
         assert self.session.their_nonce is not None
         restarted = theirs.boot != self.session.their_nonce.boot
         reason = LossReason.RESTARTED if restarted else LossReason.EXPELLED
-        del self.links[link.id]  # spared from the end
         # Where the process before still lives, it must learn that somebody else has its identity now.
         farewell = wire.Goodbye(wire.Farewell.SUPERSEDED, "a newer process has this identity")
         error = PeerLost(reason=reason.value, peer=self.address)
-        self.end(reason, error, now, farewell if restarted else None)
-        self.links[link.id] = link
-        link.phase = LinkPhase.INFO
-        self.announce(link, now)
+        spared = is_spared(link.told)
+        self.end(reason, error, now, farewell if restarted else None, spared=link if spared else None)
+        if spared:
+            link.phase = LinkPhase.INFO
+            self.announce(link, now)
 
     def _agree(self, link: Link, info: wire.Info, now: float) -> None:
         session = self.session_for_use(now)

@@ -20,6 +20,7 @@ from brokerless.protocol.flight import Flight, Receipt
 from brokerless.protocol.liveness import Liveness, Verdict
 from brokerless.protocol.singles import Singles
 from brokerless.protocol.stream import Stream
+from brokerless.protocol.stream_state import UNTAKEN
 from brokerless.protocol.timers import Timers
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class Session:
         self.streams: dict[int, Stream] = {}
         self.singles = Singles(self)
         self.current_link: int | None = None
+        self.is_leaving = False
+        """Set when the node closes: it takes no more streams."""
         self.links_to_cut: list[tuple[int, str]] = []
         self.dropped: dict[DropCause, int] = {}
         self._wake = wake
@@ -529,6 +532,9 @@ class Session:
         if frame.stream_id != self._next_their_id:
             raise RemoteProtocolError(f"OPEN of stream {frame.stream_id}, expected {self._next_their_id}")
         self._next_their_id += 2
+        if self.is_leaving:
+            self.control(wire.Reject(frame.stream_id, UNTAKEN, "the bus is being closed"))
+            return
         if len(self._offered) >= self.limits.offers_max or len(self.streams) >= self.limits.streams_max:
             self.control(wire.Reject(frame.stream_id, REJECT_BUSY, "too many streams are waiting or open"))
             return

@@ -1,0 +1,532 @@
+"""Nodes that find each other, talk, and tell what happens; several in one process, on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any
+
+import ifaddr
+import pytest
+
+from brokerless import (
+    BusClosed,
+    ConfigError,
+    IdentityInUse,
+    Limits,
+    LossReason,
+    MessageTooLarge,
+    Node,
+    NodeConfig,
+    OpenTimeout,
+    PeerChanged,
+    PeerJoined,
+    PeerState,
+    PortInUse,
+    Reliability,
+    ReliablePath,
+    SendTimeout,
+    StartError,
+    StreamAcknowledged,
+    StreamFinished,
+    StreamOffered,
+    StreamRejected,
+    StreamReset,
+    Ticket,
+    UnknownPeer,
+    UsageError,
+    ZeroconfDiscovery,
+)
+from tests.witness import LOOPBACK, Log, Mesh, Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from brokerless import Beacon, Hint
+
+pytestmark = pytest.mark.asyncio
+
+
+def files(directory: Path) -> list[Path]:
+    """Everything below a directory that is no directory."""
+    return sorted(path for path in directory.rglob("*") if not path.is_dir())
+
+
+# Finding each other
+
+
+async def test_two_nodes_find_each_other_by_the_registry(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first = await mesh.start("first", metadata=b"1")
+        second = await mesh.start("second", metadata=b"2")
+        await first.joined(second)
+        await second.joined(first)
+        for one, other, name, metadata in ((first, second, "second", b"2"), (second, first, "first", b"1")):
+            [joined] = one.of(PeerJoined)
+            assert joined.peer.address == other.address
+            assert (joined.peer.name, joined.peer.metadata) == (name, metadata)
+            [peer] = one.node.peers
+            assert peer == one.node.peer(other.address)
+            assert peer.state is PeerState.ALIVE
+            assert one.node.stats().peers == 1
+
+
+async def test_on_the_same_host_they_meet_by_ipc(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        paths = {node.of(PeerJoined)[0].peer.path.reliable for node in (first, second)}
+        assert paths == {ReliablePath.IPC}
+
+
+async def test_a_ticket_that_only_one_side_has_joins_both(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first = await mesh.start("first", discovery=())
+        second = await mesh.start("second", discovery=(), peers=(str(first.node.ticket()),))
+        await second.joined(first)
+        await first.joined(second)
+        assert first.node.peer(second.address).path.reliable is ReliablePath.TCP
+
+
+async def test_two_nodes_find_each_other_by_zeroconf(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair(discovery=("zeroconf",))
+        assert first.of(PeerJoined)[0].peer.path.reliable is ReliablePath.TCP
+        assert second.node.stats().rejected_records >= 0
+
+
+async def test_a_peer_may_be_used_before_it_answers(tmp_path: Path) -> None:
+    """Once heard of, by a ticket here, it can be sent to; what is sent waits for it."""
+    async with Mesh(tmp_path) as mesh:
+        with socket.socket() as held:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind((LOOPBACK[0], 0))
+            port = held.getsockname()[1]
+            late = mesh.make("late", discovery=(), port=port)
+            ticket = Ticket(late.address, (f"tcp://127.0.0.1:{port}",))
+            early = await mesh.start("early", discovery=(), peers=(ticket,))
+            send_id = early.send(b"hello", late)
+            stream = early.open(late, "waiting")
+            stream.send(b"already")
+            await late.node.start()
+        assert await early.done(send_id) is None
+        assert (await late.incoming("waiting")).peer == early.address
+        await late.until(lambda: [b"already"] in late.received.values())
+        assert [message.data for message in late.messages] == [b"hello"]
+
+
+async def test_wildcards_are_announced_as_places_that_can_be_dialled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = [ifaddr.Adapter("lo", "lo", [ifaddr.IP("127.0.0.1", 8, "lo")])]
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: adapters)
+    async with Mesh(tmp_path) as mesh:
+        first = await mesh.start("first", discovery=(), interfaces=("0.0.0.0",))
+        [place] = first.node.ticket().endpoints
+        assert place.startswith("tcp://127.0.0.1:")
+        second = await mesh.start("second", discovery=(), peers=(first.node.ticket(),))
+        await second.joined(first)
+
+
+async def test_what_is_advertised_takes_the_place_of_what_is_bound(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        node = (await mesh.start(discovery=(), advertise=("tcp://bus.example.net:7000",))).node
+        assert node.ticket() == Ticket(node.address, ("tcp://bus.example.net:7000",))
+
+
+async def test_a_port_may_be_chosen(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first = await mesh.start(discovery=())
+        [place] = first.node.ticket().endpoints
+        await first.node.close()
+        again = await mesh.start(discovery=(), port=int(place.rpartition(":")[2]))
+        assert again.node.ticket().endpoints == (place,)
+
+
+async def test_without_a_secret_this_user_s_processes_on_this_host_meet(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair(secret=None, interfaces=None)
+        for node in (first.node, second.node):
+            assert all(place.startswith("tcp://127.0.0.1:") for place in node.ticket().endpoints)
+
+
+async def test_an_open_mesh_needs_no_secret(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        await mesh.pair(secret=None, trust="open")
+
+
+async def test_meshes_of_other_names_never_meet(tmp_path: Path) -> None:
+    """They share secret, host and directory; a third node that meets one of them shows that it works."""
+    async with Mesh(tmp_path) as mesh:
+        red = await mesh.start("red", mesh="red")
+        blue = await mesh.start("blue", mesh="blue")
+        other = await mesh.start("other", mesh="blue")
+        await other.joined(blue)
+        await blue.joined(other)
+        assert other.node.stats().rejected_records == 1
+        assert red.events == []
+        assert {peer.address for peer in blue.node.peers} == {other.address}
+
+
+# Talking
+
+
+async def test_messages_arrive_in_order_each_once_and_are_acknowledged(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        sent = [b"%d" % number for number in range(500)] + [b"", bytes(300_000)]
+        ids = [first.send(data, second, channel=7) for data in sent]
+        assert await first.done(ids[-1]) is None
+        assert [await first.done(send_id) for send_id in ids] == [None] * len(sent)
+        assert [message.data for message in second.messages] == sent
+        assert {(message.sender, message.channel) for message in second.messages} == {(first.address, 7)}
+        back = second.send(b"thanks", first)
+        assert await second.done(back) is None
+        assert [message.data for message in first.messages] == [b"thanks"]
+
+
+async def test_a_stream_is_offered_accepted_used_both_ways_and_ends_cleanly(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        second.accepts = False
+        stream = first.open(second, "video", b"1080p")
+        stream.send(b"early")
+        offer = (await second.event(StreamOffered)).offer
+        assert (offer.name, offer.metadata, offer.peer) == ("video", b"1080p", first.address)
+        assert offer.reliability is Reliability.RELIABLE
+        assert second.received == {}
+        other = second.node.accept(offer, b"720p")
+        last = stream.send(b"late")
+        await first.event(StreamAcknowledged, lambda event: event.sequence == last)
+        assert stream.reply_metadata == b"720p"
+        assert second.received[other] == [b"early", b"late"]
+        stream.finish()
+        await second.event(StreamFinished)
+        other.send(b"back")
+        other.finish()
+        assert await first.ended(stream) is None
+        assert await second.ended(other) is None
+        assert first.received[stream] == [b"back"]
+
+
+async def test_both_may_open_at_once(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        ours, theirs = first.open(second, "ours"), second.open(first, "theirs")
+        ours.send(b"1")
+        theirs.send(b"2")
+        await second.until(lambda: [b"1"] in second.received.values())
+        await first.until(lambda: [b"2"] in first.received.values())
+        assert ours.id != theirs.id
+
+
+async def test_an_offer_may_be_turned_down(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        second.accepts = False
+        stream = first.open(second, "no")
+        second.node.reject((await second.event(StreamOffered)).offer, 7, "not today")
+        error = await first.ended(stream)
+        assert isinstance(error, StreamRejected)
+        assert (error.code, error.reason, error.peer) == (7, "not today", second.address)
+
+
+async def test_an_offer_that_nobody_takes_ends_at_its_timeout(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        second.accepts = False
+        stream = first.open(second, "unheard", timeout=0.05)
+        assert isinstance(await first.ended(stream), OpenTimeout)
+        assert isinstance(await second.ended(await second.incoming("unheard")), StreamReset)
+
+
+async def test_an_aborted_stream_tells_the_other_side_why(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        stream = await first.opened(second, "cut short")
+        stream.abort(5, "enough")
+        error = await second.ended(await second.incoming("cut short"))
+        assert isinstance(error, StreamReset)
+        assert (error.code, error.reason) == (5, "enough")
+
+
+async def test_closing_one_stream_lets_the_others_be(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        brief, lasting = await first.opened(second, "brief"), await first.opened(second, "lasting")
+        brief.send(b"x")
+        first.node.close_stream(brief, 5.0)
+        assert await first.ended(brief) is None
+        lasting.send(b"y")
+        await second.until(lambda: [b"y"] in second.received.values())
+
+
+async def test_a_send_whose_time_runs_out_before_anything_left_was_not_sent(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        nobody = Ticket(mesh.make().address, ("tcp://127.0.0.1:1",))
+        node = await mesh.start(discovery=(), peers=(nobody,))
+        send_id = node.node.send(b"x", nobody.address, Reliability.RELIABLE, timeout=0.05)
+        assert isinstance(await node.done(send_id), SendTimeout)
+
+
+# What peers are told of a node
+
+
+async def test_a_change_of_name_or_metadata_is_seen(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        first.node.name = "renamed"
+        changed = await second.event(PeerChanged, lambda event: event.peer.name == "renamed")
+        assert changed.peer.address == first.address
+        first.node.metadata = b"new"
+        await second.event(PeerChanged, lambda event: event.peer.metadata == b"new")
+        assert (first.node.name, first.node.metadata) == ("renamed", b"new")
+        third = await mesh.start("third")
+        joined = await third.event(PeerJoined, lambda event: event.peer.address == first.address)
+        assert (joined.peer.name, joined.peer.metadata) == ("renamed", b"new")
+
+
+async def test_name_and_metadata_may_be_set_before_the_start(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first = mesh.make("old")
+        first.node.name, first.node.metadata = "new", b"m"
+        second = await mesh.start("second")
+        await first.node.start()
+        joined = await second.event(PeerJoined)
+        assert (joined.peer.name, joined.peer.metadata) == ("new", b"m")
+
+
+async def test_a_peer_that_leaves_is_gone_and_may_come_back_as_another(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        await second.node.close()
+        assert (await first.lost(second)).reason is LossReason.LEFT
+        assert first.node.peers == ()
+        assert first.node.peer(second.address) is None
+        assert first.node.peer_stats(second.address) is None
+        third = await mesh.start("third")
+        await first.joined(third)
+
+
+# Starting, and not
+
+
+class Stubborn:
+    """A discovery that does not start."""
+
+    name = "stubborn"
+    rejected = 0
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.starting = asyncio.Event()
+        self.closes = 0
+
+    async def start(self, beacon: Beacon, report: Callable[[Hint], None]) -> None:
+        self.starting.set()
+        if self.error is not None:
+            raise self.error
+        await asyncio.Event().wait()
+
+    async def announce(self, beacon: Beacon) -> None: ...
+
+    async def close(self) -> None:
+        self.closes += 1
+
+
+async def test_a_port_that_is_taken_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        with socket.socket() as taken:
+            taken.bind((LOOPBACK[0], 0))
+            taken.listen()
+            identity = tmp_path / "identity"
+            discovery = Stubborn()
+            late = mesh.make(
+                port=taken.getsockname()[1], identity=identity, discovery=("registry", discovery)
+            )
+            with pytest.raises(PortInUse, match=str(taken.getsockname()[1])):
+                await late.node.start()
+        assert not discovery.starting.is_set()
+        assert files(tmp_path) == [identity]
+        with pytest.raises(BusClosed):
+            await late.node.start()
+        again = await mesh.start(identity=identity)  # it is not locked any more
+        assert again.address == late.address
+
+
+async def test_an_identity_in_a_file_serves_one_node_at_a_time(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first = await mesh.start(identity=tmp_path / "identity")
+        with pytest.raises(IdentityInUse, match="identity"):
+            mesh.make(identity=tmp_path / "identity")
+        await first.node.close()
+        assert (await mesh.start(identity=tmp_path / "identity")).address == first.address
+
+
+async def test_a_node_that_was_never_started_lets_go_of_its_identity(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        assert await mesh.make(identity=tmp_path / "identity").node.close()
+        mesh.make(identity=tmp_path / "identity")
+
+
+@pytest.mark.parametrize("error", [StartError("no multicast here"), ZeroDivisionError("a bug of its own")])
+async def test_a_discovery_that_does_not_start_is_done_without(tmp_path: Path, error: Exception) -> None:
+    async with Mesh(tmp_path) as mesh:
+        with Log() as log:
+            first, second = await mesh.pair(discovery=(Stubborn(error), "registry"))
+        assert len(log.having("discovery stubborn does not work here")) == 2
+        assert first.node.stats().peers == second.node.stats().peers == 1
+
+
+async def test_multicast_where_there_is_none_is_done_without(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        with Log() as log:
+            await mesh.pair(discovery=(ZeroconfDiscovery(("192.0.2.7",)), "registry"))
+        assert len(log.having("discovery zeroconf does not work here")) == 2
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        discovery = Stubborn()
+        node = mesh.make(discovery=("registry", discovery), identity=tmp_path / "identity").node
+        starting = asyncio.create_task(node.start())
+        await asyncio.wait_for(discovery.starting.wait(), 10)
+        assert len(files(tmp_path / "bus")) > 0
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert discovery.closes == 1
+        assert files(tmp_path / "bus") == []
+        mesh.make(identity=tmp_path / "identity")
+
+
+async def test_a_node_starts_once(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        node = (await mesh.start()).node
+        with pytest.raises(BusClosed):
+            await node.start()
+
+
+async def test_before_the_start_there_is_nothing_to_be_had(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        node = mesh.make().node
+        assert node.peers == ()
+        assert node.peer(node.address) is None
+        assert node.peer_stats(node.address) is None
+        for command in commands(node):
+            with pytest.raises(BusClosed):
+                command()
+
+
+def commands(node: Node) -> list[Callable[[], Any]]:
+    """All that only a running node does."""
+    return [
+        lambda: node.send(b"", node.address, Reliability.RELIABLE),
+        lambda: node.open_stream(node.address, Reliability.RELIABLE, "", b""),
+        lambda: node.want(node.address),
+        node.ticket,
+        node.stats,
+    ]
+
+
+# Bad arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "x" * 65}, "name: at most 64 bytes"),
+        ({"name": 5}, "name: expected str, got int"),
+        ({"metadata": bytes(4097)}, "metadata: bytes, at most 4096"),
+        ({"metadata": "text"}, "metadata: bytes"),
+        ({"port": 65536}, "port: 0 to 65535, got 65536"),
+        ({"port": -1}, "port: 0 to 65535, got -1"),
+        ({"secret": "short"}, "secret: at least 8 characters, got 5"),
+        ({"secret": bytes(31)}, "secret: at least 32 bytes, got 31"),
+        ({"mesh": ""}, "mesh: 1 to 64 bytes"),
+        ({"peers": ("dittobus://nobody",)}, "ticket: expected"),
+        ({"advertise": ("tcp://*:5",)}, "advertise: endpoint: expected"),
+        ({"discovery": "registry"}, "discovery: expected a sequence"),
+        ({"discovery": ("carrier pigeon",)}, "discovery: expected zeroconf, registry"),
+        ({"interfaces": ("",)}, "interfaces: expected addresses"),
+        ({"trust": "everybody"}, "trust: expected None or 'open'"),
+        ({"admit": 5}, "admit: expected a callable or addresses"),
+    ],
+)
+async def test_a_bad_configuration_is_refused_when_it_is_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("*", r"\*")):
+        NodeConfig(**options)
+
+
+async def test_a_machine_without_that_address_cannot_listen_there(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        with pytest.raises(StartError, match=r"192\.0\.2\.7"):
+            await mesh.start(interfaces=("192.0.2.7",))
+
+
+async def test_what_a_running_node_is_told_is_checked_too(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        node = (await mesh.start("good")).node
+        with pytest.raises(ConfigError, match="name: at most 64"):
+            node.name = "é" * 33
+        with pytest.raises(ConfigError, match="metadata: bytes, at most 4096"):
+            node.metadata = bytes(4097)
+        assert (node.name, node.metadata) == ("good", b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"data": "text"}, TypeError, "bytes, not str"),
+        ({"data": bytearray(5)}, TypeError, "bytes, not bytearray"),
+        ({"data": bytes(1025)}, MessageTooLarge, "1025 bytes, at most 1024"),
+        ({"channel": -1}, ConfigError, "channel: expected 0 to 4294967295, got -1"),
+        ({"channel": 2**32}, ConfigError, "channel: expected 0 to 4294967295"),
+        ({"reliability": Reliability.UNRELIABLE}, UsageError, "unreliable delivery is not available"),
+    ],
+)
+async def test_a_bad_send_is_refused_at_the_call(
+    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair(limits=Limits(message_bytes_max=1024))
+        good = {"data": b"", "to": second.address, "reliability": Reliability.RELIABLE}
+        with pytest.raises(error, match=message):
+            first.node.send(**{**good, **arguments})
+        assert await first.done(first.send(b"good", second)) is None
+        assert [message.data for message in second.messages] == [b"good"]
+
+
+async def test_the_smaller_limit_of_both_sides_holds(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        roomy = await mesh.start("roomy")
+        tight = await mesh.start("tight", limits=Limits(message_bytes_max=1024))
+        await roomy.joined(tight)
+        with pytest.raises(MessageTooLarge, match="at most 1024"):
+            roomy.send(bytes(1025), tight)
+        stream = await roomy.opened(tight)
+        with pytest.raises(MessageTooLarge, match="at most 1024"):
+            stream.send(bytes(1025))
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "message"),
+    [("x" * 65, b"", "name: at most 64 bytes"), ("", bytes(4097), "metadata: at most 4096 bytes")],
+)
+async def test_a_bad_stream_is_refused_at_the_call(
+    tmp_path: Path, name: str, metadata: bytes, message: str
+) -> None:
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair()
+        with pytest.raises(ConfigError, match=message):
+            first.open(second, name, metadata)
+
+
+async def test_who_was_never_heard_of_cannot_be_spoken_to(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        node = await mesh.start()
+        stranger = Witness(NodeConfig())
+        with pytest.raises(UnknownPeer, match=stranger.address.short):
+            node.send(b"", stranger)
+        with pytest.raises(UnknownPeer, match=stranger.address.short):
+            node.open(stranger)
