@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import brokerless
+import dittobus
+from brokerless import errors
+from dittobus import aio
+
+
+def test_the_errors_are_the_same_in_both_packages() -> None:
+    tree = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if inspect.isclass(kind) and kind.__module__ == errors.__name__
+    }
+    assert set(tree) <= set(dittobus.__all__)
+    assert all(getattr(dittobus, name) is kind for name, kind in tree.items())
+
+
+def test_the_bus_has_its_own_names_for_what_is_the_frameworks() -> None:
+    assert dittobus.DittoAddress is brokerless.Address
+    assert dittobus.DittoBusMessage is brokerless.Message
+    assert dittobus.DittoBusReliability is brokerless.Reliability
+    assert len(dittobus.generate_secret()) == 32
+    assert dittobus.Identity is brokerless.Identity
+
+
+def test_other_names_are_unknown() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'DittoBroker'"):
+        _ = dittobus.DittoBroker
+
+
+def test_both_faces_take_the_same_arguments() -> None:
+    of_bus = inspect.signature(dittobus.DittoBus).parameters
+    of_aio = inspect.signature(aio.Bus).parameters
+    assert list(of_bus) == [*of_aio, "delegate", "delegate_event_queue"]
+    assert all(of_bus[name].default == of_aio[name].default for name in of_aio)
+    assert all(f"        {name}: " in (dittobus.DittoBus.__doc__ or "") for name in of_bus)
