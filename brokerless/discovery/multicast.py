@@ -159,6 +159,10 @@ class MulticastDns(RecordUpdateListener):
         now = current_time_millis()
         query = DNSOutgoing(_FLAGS_QUERY)
         query.add_question(DNSQuestion(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN))
+        if (
+            self._service is not None
+        ):  # or we would answer ourselves, and the next who asks had to wait for it
+            query.add_answer_at_time(self._service.dns_pointer(), now)
         for name in itertools.islice(self._known, KNOWN_ANSWERS_MAX):
             pointer = DNSPointer(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN, TTL_S, name)
             heard = self._zeroconf.zeroconf.cache.async_get_unique(pointer)

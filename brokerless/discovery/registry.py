@@ -66,6 +66,7 @@ class RegistryDiscovery:
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self, beacon: Beacon, report: Callable[[Hint], None]) -> None:
+        """Write the file, then report everybody who is there already. Raises ``StartError``."""
         self._sightings = Sightings(report)
         await self.announce(beacon)
         scanned_mtime_ns = self._mtime_ns()
@@ -87,6 +88,7 @@ class RegistryDiscovery:
         self._own_file, self._own_name = file, name
 
     async def close(self) -> None:
+        """Remove the file, and stop."""
         if self._watching is not None:
             self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -21,12 +21,13 @@ class StaticDiscovery:
         self._tickets = [Ticket.parse(ticket) if isinstance(ticket, str) else ticket for ticket in tickets]
 
     async def start(self, beacon: Beacon, report: Callable[[Hint], None]) -> None:
+        """Report all of them."""
         for ticket in self._tickets:
             if ticket.address != beacon.address:  # one list of tickets serves all, ourselves included
                 report(Hint(ticket.address, ticket.endpoints, 0, self.name))
 
     async def announce(self, beacon: Beacon) -> None:
-        pass
+        """Do nothing: who holds our ticket has it already."""
 
     async def close(self) -> None:
-        pass
+        """Do nothing."""

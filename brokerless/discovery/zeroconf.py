@@ -48,6 +48,7 @@ class ZeroconfDiscovery:
         self._multicast: MulticastDns | None = None
 
     async def start(self, beacon: Beacon, report: Callable[[Hint], None]) -> None:
+        """Listen, announce and ask. Raises ``StartError`` where multicast cannot be used."""
         self._beacon = beacon
         self._sightings = Sightings(report)
         try:
@@ -74,6 +75,7 @@ class ZeroconfDiscovery:
             raise StartError(f"multicast DNS cannot be used: {error}") from error
 
     async def close(self) -> None:
+        """Say goodbye, once, and stop."""
         multicast, self._multicast = self._multicast, None
         if multicast is not None:
             await multicast.close()

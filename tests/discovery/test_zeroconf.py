@@ -313,3 +313,8 @@ def test_a_text_of_another_version_or_with_a_piece_missing_is_none() -> None:
     assert decode_text(text.replace(b"1=", b"9=")) is None
     assert decode_text(text[:-1]) is None
     assert decode_text(text + b"\x035=x") is None
+
+
+def test_the_library_is_imported_when_it_is_needed() -> None:
+    program = "import sys, brokerless.discovery.zeroconf; sys.exit('zeroconf' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
