@@ -223,5 +223,4 @@ class ReceiveWindow:
         extra = max(0, self.limit - self.consumed - self.window)
         released = self._extra - extra
         self._extra = extra
-        if released:
-            self._host.release(released)
+        self._host.release(released)

@@ -1,0 +1,951 @@
+"""Streams: both ends, through encoded frames."""
+
+from __future__ import annotations
+
+import pytest
+
+from brokerless.address import Address
+from brokerless.config import Limits
+from brokerless.errors import (
+    BusClosed,
+    BusError,
+    ConfigError,
+    MessageTooLarge,
+    OpenTimeout,
+    PeerLost,
+    RemoteProtocolError,
+    SendQueueFull,
+    StreamClosed,
+    StreamFinished,
+    StreamRejected,
+    StreamReset,
+    UsageError,
+)
+from brokerless.model import (
+    Event,
+    StreamAcknowledged,
+    StreamEnded,
+    StreamMessages,
+    StreamOffered,
+    StreamOpened,
+    StreamReady,
+    StreamStats,
+)
+from brokerless.model import StreamFinished as StreamFinishedEvent
+from brokerless.protocol import wire
+from brokerless.protocol.credit import MESSAGE_COST_BYTES
+from brokerless.protocol.stream import again
+from brokerless.protocol.stream_state import (
+    CLOSE_TIMEOUT,
+    OPEN_TIMEOUT,
+    TOO_LARGE,
+    UNTAKEN,
+    StreamState,
+)
+from tests.protocol.two_ends import SMALL, End, Ends, acceptor
+
+WINDOW = SMALL.stream_window_initial_bytes
+LOST = PeerLost(reason="silent", silent_s=5.0)
+
+
+@pytest.fixture
+def ends() -> Ends:
+    return Ends()
+
+
+def ended(end: End) -> BusError | None:
+    """Return how the only stream of ``end`` has ended: once, and last."""
+    event = end.events[-1]
+    assert isinstance(event, StreamEnded)
+    assert sum(isinstance(e, StreamEnded) for e in end.events) == 1
+    assert end.retired == {2}
+    assert end.reserved == 0
+    return event.error
+
+
+def data_of(events: list[Event]) -> list[bytes]:
+    """Return the messages that events told of, in order."""
+    return [message for event in events if isinstance(event, StreamMessages) for message in event.messages]
+
+
+def kinds(end: End) -> list[type]:
+    return [type(event) for event in end.events]
+
+
+# Opening
+
+
+def test_a_stream_is_offered_and_accepted(ends: Ends) -> None:
+    near = ends.near.open(2, "video", b"hello")
+    assert near.state.name == "OFFERING"
+    ends.exchange()
+    (offered,) = ends.far.take_events()
+    assert isinstance(offered, StreamOffered)
+    far = offered.offer.stream
+    assert (far.id, far.name, far.metadata, far.peer) == (2, "video", b"hello", ends.near.address)
+    assert far.state.name == "OFFERED"
+    far.accept(b"welcome")
+    assert ends.far.take_events() == [StreamOpened(far)]
+    ends.exchange()
+    assert ends.near.take_events() == [StreamOpened(near)]
+    assert (near.reply_metadata, far.reply_metadata) == (b"welcome", b"welcome")
+    assert near.state == far.state == StreamState.OPEN
+    assert repr(near) == f"<Stream 2 'video' with {ends.far.address.short}, open>"
+
+
+def test_a_stream_is_rejected(ends: Ends) -> None:
+    near = ends.near.open()
+    near.send(b"lost")
+    ends.exchange()
+    far = ends.far.stream(2)
+    far.reject(404, "no such name")
+    ends.exchange()
+    for end in (ends.near, ends.far):
+        error = ended(end)
+        assert isinstance(error, StreamRejected)
+        assert (error.code, error.reason) == (404, "no such name")
+    far.reject(1)
+    assert ends.far.controls == []
+
+
+def test_what_is_sent_with_the_offer_waits_for_acceptance(ends: Ends) -> None:
+    near = ends.near.open()
+    near.send(b"a")
+    ends.exchange()
+    near.send(b"b")
+    near.send(bytes(1500))
+    near.finish()
+    ends.exchange(room=1100)
+    far = ends.far.stream(2)
+    assert kinds(ends.far) == [StreamOffered]
+    assert near.acknowledged_sequence == 0
+    assert ends.near.events == []
+    far.accept()
+    assert ends.far.events[1:] == [
+        StreamOpened(far),
+        StreamMessages(far, 1, [b"a"]),
+        StreamMessages(far, 2, [b"b"]),
+        StreamMessages(far, 3, [bytes(1500)]),
+        StreamFinishedEvent(far),
+    ]
+    ends.exchange()
+    assert ends.near.events == [StreamOpened(near), StreamAcknowledged(near, 3)]
+    assert near.acknowledged_sequence == 3
+
+
+def test_a_stream_that_finished_empty_before_acceptance(ends: Ends) -> None:
+    near = ends.near.open()
+    near.finish()
+    ends.exchange()
+    far = ends.far.stream(2)
+    far.accept()
+    assert kinds(ends.far) == [StreamOffered, StreamOpened, StreamFinishedEvent]
+    far.finish()
+    ends.exchange()
+    assert ended(ends.near) is None
+    assert ended(ends.far) is None
+
+
+def test_an_offer_gets_no_memory_beyond_its_window_before_it_is_taken(ends: Ends) -> None:
+    near = ends.near.open()
+    near.send(bytes(10_000))
+    ends.exchange()
+    assert (ends.far.reserved, ends.far.turn) == (0, None)
+    far = ends.far.stream(2)
+    far.accept()
+    ends.exchange()
+    assert data_of(ends.far.events) == [bytes(10_000)]
+
+
+def test_the_openers_time_runs_out(ends: Ends) -> None:
+    near = ends.near.open(deadline=10.0)
+    assert near.next_deadline() == 10.0
+    ends.exchange()
+    ends.near.expire(10.0)
+    ends.exchange()
+    near_error, far_error = ended(ends.near), ended(ends.far)
+    assert isinstance(near_error, OpenTimeout)
+    assert isinstance(far_error, StreamReset)
+    assert far_error.code == OPEN_TIMEOUT
+    assert near.next_deadline() is None
+
+
+def test_the_acceptors_time_runs_out() -> None:
+    end = End(1, 2, SMALL)
+    stream = acceptor(end, deadline=3.0)
+    end.expire(2.9)
+    assert not stream.is_over
+    end.expire(3.0)
+    error = ended(end)
+    assert isinstance(error, StreamRejected)
+    assert error.code == UNTAKEN
+    assert end.controls == [wire.Reject(2, UNTAKEN, "nobody took it in time")]
+
+
+def test_acceptance_ends_the_wait() -> None:
+    end = End(1, 2, SMALL)
+    stream = acceptor(end, deadline=3.0)
+    stream.accept()
+    assert stream.next_deadline() is None
+    assert end.deadlines_changed == [2]
+    stream.expire(99.0)
+    assert stream.state is StreamState.OPEN
+
+
+def test_an_answer_crosses_the_end_of_the_wait(ends: Ends) -> None:
+    ends.near.open(deadline=1.0)
+    ends.exchange()
+    ends.far.stream(2).accept()
+    ends.near.expire(1.0)
+    ends.exchange()
+    assert isinstance(ended(ends.near), OpenTimeout)
+    assert isinstance(ended(ends.far), StreamReset)
+
+
+def test_only_an_offer_is_accepted_or_rejected_and_only_once(ends: Ends) -> None:
+    near, far = ends.open()
+    for stream in (near, far):
+        with pytest.raises(UsageError, match="accept: stream 2 is no offer"):
+            stream.accept()
+        with pytest.raises(UsageError, match="reject: stream 2 is no offer"):
+            stream.reject(1)
+
+
+def test_an_offer_takes_nothing_before_it_is_accepted() -> None:
+    stream = acceptor(End(1, 2, SMALL))
+    assert stream.room == 0
+    with pytest.raises(UsageError, match="send: stream 2 is not accepted"):
+        stream.send(b"x")
+    with pytest.raises(UsageError, match="finish: stream 2 is not accepted"):
+        stream.finish()
+    stream.consume(0)
+    with pytest.raises(UsageError, match="consume: expected 0 to 0 messages, got 1"):
+        stream.consume(1)
+
+
+def test_an_offer_that_is_gone_is_not_accepted(ends: Ends) -> None:
+    near = ends.near.open()
+    ends.exchange()
+    far = ends.far.stream(2)
+    near.abort(7, "changed my mind")
+    ends.exchange()
+    with pytest.raises(StreamReset, match="changed my mind"):
+        far.accept()
+    far.reject(1)
+    assert isinstance(ended(ends.far), StreamReset)
+
+
+def test_closing_an_offer_rejects_it(ends: Ends) -> None:
+    ends.near.open()
+    ends.exchange()
+    ends.far.stream(2).close()
+    ends.exchange()
+    error = ended(ends.near)
+    assert isinstance(error, StreamRejected)
+    assert error.code == UNTAKEN
+
+
+def test_words_and_metadata_have_limits(ends: Ends) -> None:
+    far = acceptor(ends.far)
+    with pytest.raises(ConfigError, match="metadata: at most 4096 bytes"):
+        far.accept(bytes(4097))
+    for command in (far.reject, far.abort):
+        for code in (-1, wire.BUS_CODE_MIN):
+            with pytest.raises(ConfigError, match=f"code: expected 0 to {wire.BUS_CODE_MIN - 1}, got {code}"):
+                command(code)
+        with pytest.raises(ConfigError, match="reason: at most 1024 bytes"):
+            command(0, "ü" * 513)
+    assert far.state is StreamState.OFFERED
+
+
+def test_a_stream_is_opened_before_the_other_side_is_known(ends: Ends) -> None:
+    near = ends.near.open(send_limit=0)
+    near.send(b"early")
+    near.send(bytes(5000))
+    assert not near.has_output
+    assert ends.near.controls == [wire.Open(2, 0, "", b"", WINDOW)]
+    near.established(WINDOW)
+    ends.exchange()
+    ends.far.stream(2).accept()
+    ends.exchange()
+    assert data_of(ends.far.events) == [b"early", bytes(5000)]
+
+
+def test_what_was_queued_turns_out_too_large(ends: Ends) -> None:
+    near = ends.near.open(send_limit=0)
+    near.send(bytes(5000))
+    ends.near.message_bytes_max = 4999
+    near.established(WINDOW)
+    ends.exchange()
+    assert isinstance(ended(ends.near), MessageTooLarge)
+    error = ended(ends.far)
+    assert isinstance(error, StreamReset)
+    assert error.code == TOO_LARGE
+
+
+def test_the_smaller_message_limit_holds_once_it_is_known(ends: Ends) -> None:
+    near = ends.near.open(send_limit=0)
+    ends.near.message_bytes_max = 100
+    near.established(WINDOW)
+    assert near.room == 100
+    with pytest.raises(MessageTooLarge, match="a message of 101 bytes, at most 100"):
+        near.send(bytes(101))
+
+
+# Sending and receiving
+
+
+def test_messages_arrive_in_order_both_ways(ends: Ends) -> None:
+    near, far = ends.open()
+    assert [near.send(b"n%d" % i) for i in range(3)] == [1, 2, 3]
+    assert far.send(b"") == 1
+    assert (near.last_sequence, near.sent_sequence) == (3, 0)
+    assert ends.send(ends.near)
+    assert ends.deliver(ends.far)
+    assert ends.far.take_events() == [StreamMessages(far, 1, [b"n0", b"n1", b"n2"])]
+    assert ends.near.take_events() == [StreamAcknowledged(near, 3)]
+    ends.exchange()
+    assert ends.far.take_events() == [StreamAcknowledged(far, 1)]
+    assert ends.near.take_events() == [StreamMessages(near, 1, [b""])]
+    assert (near.last_sequence, near.sent_sequence, near.acknowledged_sequence) == (3, 3, 3)
+
+
+def test_receipts_only_advance(ends: Ends) -> None:
+    near, _far = ends.open()
+    for _ in range(3):
+        near.send(b"x")
+    ends.exchange()
+    ends.near.events.clear()
+    for sequence in (2, 3, 99):
+        near.acknowledged(sequence)
+    assert ends.near.events == []
+    assert near.acknowledged_sequence == 3
+
+
+def test_a_receipt_is_not_of_what_has_not_left(ends: Ends) -> None:
+    near, _far = ends.open()
+    near.send(b"x")
+    near.acknowledged(1)
+    assert ends.near.events == []
+
+
+def test_a_message_is_bytes_only(ends: Ends) -> None:
+    near, _far = ends.open()
+    for wrong in ("text", bytearray(b"x"), memoryview(b"x")):
+        with pytest.raises(TypeError, match=f"a message is bytes, not {type(wrong).__name__}"):
+            near.send(wrong)  # type: ignore[arg-type]
+    assert near.last_sequence == 0
+
+
+def test_a_message_over_the_limit_is_refused_before_anything_is_sent(ends: Ends) -> None:
+    near, _far = ends.open()
+    with pytest.raises(MessageTooLarge, match="a message of 20001 bytes, at most 20000"):
+        near.send(bytes(20_001))
+    assert near.last_sequence == 0
+    assert not near.has_output
+
+
+def test_the_send_queue_is_bounded(ends: Ends) -> None:
+    near, _far = ends.open()
+    size = SMALL.send_queue_bytes_max // 4 - MESSAGE_COST_BYTES
+    for _ in range(4):
+        assert near.room >= size
+        near.send(bytes(size))
+    assert near.room == 0
+    with pytest.raises(SendQueueFull, match="stream 2 has 4 queued"):
+        near.send(b"")
+    assert near.last_sequence == 4
+
+
+def test_room_is_what_send_takes(ends: Ends) -> None:
+    near, _far = ends.open()
+    assert near.room == SMALL.message_bytes_max
+    near.send(bytes(1000))
+    room = near.room
+    assert room == SMALL.send_queue_bytes_max - 1000 - 2 * MESSAGE_COST_BYTES
+    with pytest.raises(SendQueueFull):
+        near.send(bytes(room + 1))
+    near.send(bytes(room))
+
+
+def test_an_empty_queue_takes_any_message(ends: Ends) -> None:
+    near, _far = ends.open()
+    near.send(bytes(SMALL.message_bytes_max))
+    with pytest.raises(SendQueueFull):
+        near.send(b"")
+    ends.exchange()
+    assert data_of(ends.far.events) == [bytes(SMALL.message_bytes_max)]
+    assert near.room == SMALL.message_bytes_max
+
+
+def test_ready_is_told_once_when_messages_left_after_a_refusal(ends: Ends) -> None:
+    near, _far = ends.open()
+    near.send(bytes(1000))
+    while near.room >= 100:
+        near.send(bytes(100))
+    with pytest.raises(SendQueueFull):
+        near.send(bytes(100))
+    assert ends.send(ends.near)
+    assert ends.near.take_events() == [StreamReady(near)]
+    near.on_grant(wire.Grant(2, 4000, 0))
+    assert ends.send(ends.near)
+    assert ends.near.take_events() == []
+    near.want_ready()
+    near.on_grant(wire.Grant(2, 8000, 0))
+    assert ends.send(ends.near)
+    assert ends.near.take_events() == [StreamReady(near)]
+
+
+def test_ready_waits_until_a_message_has_left_whole(ends: Ends) -> None:
+    near, _far = ends.open()
+    near.want_ready()
+    near.send(bytes(1900))
+    assert ends.near.packet(room=1100) is not None
+    assert near.sent_sequence == 0
+    assert ends.near.events == []
+    assert ends.near.packet() is not None
+    assert ends.near.events == [StreamReady(near)]
+    assert near.sent_sequence == 1
+
+
+def test_a_stream_asks_to_be_scheduled_only_when_there_is_something(ends: Ends) -> None:
+    near, _far = ends.open()
+    assert near.next_frame(9999) is None
+    near.send(b"a")
+    near.send(b"b")
+    assert list(ends.near.active) == [near]
+    ends.near.packet()
+    assert not ends.near.active
+    assert near.next_frame(9999) is None
+
+
+# Credit
+
+
+def test_a_sender_without_credit_waits_for_consumption(ends: Ends) -> None:
+    near, far = ends.open()
+    for _ in range(9):
+        near.send(bytes(1000))
+    ends.exchange()
+    assert near.sent_sequence == 1
+    for received in (2, 5, 8, 9):  # 1,064 a message; the window doubles after the second and the eighth
+        far.consume(len(data_of(ends.far.events)) - far.consumed_sequence)
+        ends.exchange()
+        assert (near.sent_sequence, len(data_of(ends.far.events))) == (received, received)
+
+
+def test_small_stalls_are_not_announced(ends: Ends) -> None:
+    near, _far = ends.open()
+    for _ in range(20):
+        near.send(bytes(200))
+    ends.near.packet()
+    assert near.stats().send_queue_messages > 0
+    assert not near.has_output
+    assert ends.near.controls == []
+
+
+def test_large_stalls_are_announced_once(ends: Ends) -> None:
+    near, _far = ends.open()
+    for size in (1500, 1600, 1700):
+        near.send(bytes(size))
+    ends.near.packet()
+    needed = 1500 + 1600 + 2 * MESSAGE_COST_BYTES
+    assert ends.near.controls == [wire.Blocked(2, needed)]
+    near.finish()
+    near.on_grant(wire.Grant(2, needed - 1, 0))
+    assert ends.near.controls == [wire.Blocked(2, needed)]
+    near.on_grant(wire.Grant(2, needed, 0))
+    ends.near.packet()
+    assert ends.near.controls == [wire.Blocked(2, needed + 1700 + MESSAGE_COST_BYTES)]
+
+
+def test_a_grant_lets_a_blocked_stream_go_on(ends: Ends) -> None:
+    near, _far = ends.open()
+    near.send(bytes(3000))
+    assert ends.near.controls == [wire.Blocked(2, 3000 + MESSAGE_COST_BYTES)]
+    near.on_grant(wire.Grant(2, 3063, 0))
+    assert not near.has_output
+    near.on_grant(wire.Grant(2, 3064, 0))
+    assert list(ends.near.active) == [near]
+    near.on_grant(wire.Grant(2, 9999, 0))
+    assert list(ends.near.active) == [near], "and is not scheduled twice"
+
+
+def test_a_grant_tells_what_was_consumed(ends: Ends) -> None:
+    near, far = ends.open()
+    for _ in range(3):
+        near.send(bytes(400))
+    ends.exchange()
+    far.consume(2)
+    assert ends.far.controls == []
+    far.consume(1)
+    assert ends.far.controls == [wire.Grant(2, 3 * 464 + WINDOW, 3)]
+    assert far.consumed_sequence == 3
+
+
+def test_a_message_above_the_window_gets_through(ends: Ends) -> None:
+    near, far = ends.open()
+    large = bytes(range(250)) * 36
+    near.send(b"before")
+    near.send(large)
+    near.send(b"after")
+    ends.exchange(room=3000)
+    assert data_of(ends.far.events) == [b"before", large]
+    assert ends.far.reserved > 0
+    assert ends.far.turn is None
+    far.consume(2)
+    ends.exchange()
+    assert data_of(ends.far.events) == [b"before", large, b"after"]
+    near.abort()
+    ends.exchange()
+    assert isinstance(ended(ends.far), StreamReset)
+
+
+def test_an_oversized_message_waits_for_the_budget(ends: Ends) -> None:
+    near, _far = ends.open()
+    assert ends.far.reserve(SMALL.peer_memory_bytes_max)
+    near.send(bytes(10_000))
+    ends.exchange()
+    assert data_of(ends.far.events) == []
+    ends.far.release(10_000)
+    ends.exchange()
+    assert data_of(ends.far.events) == [bytes(10_000)]
+
+
+def test_consume_is_held_to_what_was_handed_up(ends: Ends) -> None:
+    near, far = ends.open()
+    for _ in range(3):
+        near.send(b"x")
+    ends.exchange()
+    far.consume(0)
+    for wrong in (4, -1):
+        with pytest.raises(UsageError, match=f"consume: expected 0 to 3 messages, got {wrong}"):
+            far.consume(wrong)
+    far.consume(3)
+    assert far.consumed_sequence == 3
+
+
+def test_stats_count_everything(ends: Ends) -> None:
+    near, far = ends.open()
+    for _ in range(4):
+        near.send(bytes(600))
+    ends.exchange()
+    far.consume(1)
+    assert near.stats() == StreamStats(
+        messages_sent=3,
+        bytes_sent=1800,
+        send_queue_messages=1,
+        send_queue_bytes=600,
+        send_credit_bytes=WINDOW - 3 * 664,
+    )
+    assert far.stats() == StreamStats(
+        messages_received=3,
+        bytes_received=1800,
+        send_credit_bytes=WINDOW,
+        unconsumed_messages=2,
+        unconsumed_bytes=1200,
+    )
+    near.abort()
+    assert near.stats().send_queue_bytes == 0
+    assert near.stats().bytes_sent == 1800
+
+
+# Ends
+
+
+def test_both_finish_and_everything_is_consumed(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"n")
+    near.finish()
+    near.finish()
+    ends.exchange()
+    assert ends.far.take_events() == [StreamMessages(far, 1, [b"n"]), StreamFinishedEvent(far)]
+    far.send(b"f")
+    far.finish()
+    ends.exchange()
+    far.consume(1)
+    ends.exchange()
+    assert StreamEnded(near, None) not in ends.near.events
+    near.consume(1)
+    ends.exchange()
+    assert ended(ends.near) is None
+    assert ended(ends.far) is None
+    with pytest.raises(StreamFinished):
+        near.send(b"x")
+    for command in (near.finish, near.close, near.abort):
+        command()
+    near.consume(1)
+    assert ends.near.controls == []
+
+
+def test_a_finished_side_still_receives(ends: Ends) -> None:
+    near, far = ends.open()
+    near.finish()
+    with pytest.raises(StreamFinished, match="stream 2 sends no more"):
+        near.send(b"x")
+    assert isinstance(near.send_error, StreamFinished)
+    assert near.room == 0
+    ends.exchange()
+    far.send(b"still")
+    ends.exchange()
+    assert data_of(ends.near.events) == [b"still"]
+    assert not near.is_over
+
+
+def test_finish_comes_after_what_is_queued(ends: Ends) -> None:
+    near, far = ends.open()
+    for _ in range(4):
+        near.send(bytes(1000))
+    near.finish()
+    ends.exchange()
+    assert StreamFinishedEvent(far) not in ends.far.events
+    for _ in range(4):
+        far.consume(1)
+        ends.exchange()
+    assert len(data_of(ends.far.events)) == 4
+    assert ends.far.events[-1] == StreamFinishedEvent(far)
+
+
+def test_an_application_that_never_consumes_keeps_the_stream(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    near.finish()
+    far.finish()
+    ends.exchange()
+    assert not near.is_over
+    assert not far.is_over
+
+
+def test_close_drains_what_is_queued_and_discards_what_comes(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"last words")
+    far.send(b"under way")
+    ends.send(ends.far)
+    near.close(10.0)
+    assert near.next_deadline() == 10.0
+    assert ends.near.deadlines_changed[-1] == 2
+    ends.exchange()
+    assert StreamMessages(near, 1, [b"under way"]) not in ends.near.events
+    assert data_of(ends.far.events) == [b"last words"]
+    assert ends.far.events[-1] == StreamFinishedEvent(far)
+    with pytest.raises(StreamClosed) as caught:
+        far.send(b"x")
+    assert caught.value.last_consumed == 0
+    far.consume(1)
+    ends.exchange()
+    assert ended(ends.near) is None
+    error = ended(ends.far)
+    assert isinstance(error, StreamClosed)
+    assert error.last_consumed == 0
+
+
+def test_close_when_the_other_has_sent_nothing_is_a_clean_end_for_both(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    ends.exchange()
+    far.consume(1)
+    near.close()
+    near.close()
+    ends.exchange()
+    assert ended(ends.near) is None
+    assert ended(ends.far) is None
+
+
+def test_close_of_one_who_has_consumed_everything_is_clean_for_the_other(ends: Ends) -> None:
+    near, far = ends.open()
+    far.send(b"x")
+    ends.exchange()
+    near.consume(1)
+    near.close()
+    ends.exchange()
+    assert ended(ends.far) is None
+    assert far.send_error is not None
+    with pytest.raises(StreamClosed):
+        far.send(b"y")
+
+
+def test_close_tells_how_far_the_application_came(ends: Ends) -> None:
+    near, far = ends.open()
+    for _ in range(3):
+        near.send(b"x")
+    ends.exchange()
+    far.consume(2)
+    far.close()
+    far.consume(1)  # too late, and harmless
+    ends.exchange()
+    error = ended(ends.near)
+    assert isinstance(error, StreamClosed)
+    assert error.last_consumed == 2
+    assert ended(ends.far) is None
+
+
+def test_close_after_their_finish_tells_how_far_the_application_came(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    near.finish()
+    ends.exchange()
+    far.close()
+    ends.exchange()
+    error = ended(ends.near)
+    assert isinstance(error, StreamClosed)
+    assert error.last_consumed == 0
+
+
+def test_close_makes_the_other_drop_what_it_has_queued(ends: Ends) -> None:
+    near, far = ends.open()
+    for _ in range(8):
+        far.send(bytes(1000))
+    ends.exchange()
+    far.want_ready()
+    near.close()
+    ends.exchange()
+    assert ends.far.events.count(StreamReady(far)) == 1
+    assert far.stats().send_queue_messages == 0
+    assert ended(ends.near) is None
+    assert isinstance(ended(ends.far), StreamClosed)
+
+
+def test_close_cuts_off_a_message_in_its_middle(ends: Ends) -> None:
+    near, far = ends.open()
+    far.send(b"first")
+    far.send(bytes(1900))
+    ends.send(ends.far, room=1200)
+    near.close()
+    ends.send(ends.near)
+    ends.deliver(ends.far)
+    assert far.stats().send_queue_messages == 0
+    ends.exchange()
+    error = ended(ends.far)
+    assert isinstance(error, StreamClosed)
+    assert error.last_consumed == 0
+    assert ended(ends.near) is None
+    assert far.stats().bytes_sent == 5
+
+
+def test_what_is_closed_discards_large_messages_too(ends: Ends) -> None:
+    near, far = ends.open()
+    far.send(bytes(1900))
+    ends.send(ends.far, room=1200)
+    ends.send(ends.far)
+    ends.deliver(ends.near)
+    near.close()
+    ends.exchange()
+    assert data_of(ends.near.events) == []
+    assert ended(ends.near) is None
+
+
+def test_close_gives_back_the_turn_of_an_oversized_message(ends: Ends) -> None:
+    near, far = ends.open()
+    far.send(bytes(10_000))
+    ends.send(ends.far)
+    ends.deliver(ends.near)
+    assert [ends.near.turn] == [near]
+    assert ends.near.reserved > 0
+    near.close()
+    assert [ends.near.turn] == [None]
+    assert ends.near.reserved == 0
+    ends.exchange()
+    assert near.is_over
+    assert far.is_over
+
+
+def test_both_close_at_once_and_each_reports_its_shortfall(ends: Ends) -> None:
+    near, far = ends.open()
+    for stream in (near, far):
+        for _ in range(3):
+            stream.send(b"x")
+    ends.exchange()
+    near.consume(1)
+    far.consume(2)
+    near.close()
+    far.close()
+    ends.exchange()
+    near_error, far_error = ended(ends.near), ended(ends.far)
+    assert isinstance(near_error, StreamClosed)
+    assert isinstance(far_error, StreamClosed)
+    assert (near_error.last_consumed, far_error.last_consumed) == (2, 1)
+
+
+def test_the_earlier_deadline_of_closing_holds(ends: Ends) -> None:
+    near, _far = ends.open()
+    for deadline, holds in ((None, None), (5.0, 5.0), (9.0, 5.0), (None, 5.0), (4.0, 4.0)):
+        near.close(deadline)
+        assert near.next_deadline() == holds
+
+
+def test_closing_in_vain_ends_in_a_reset_that_says_so(ends: Ends) -> None:
+    near, far = ends.open()
+    for _ in range(4):
+        near.send(bytes(600))
+    ends.exchange()
+    far.consume(2)
+    ends.exchange()
+    near.close(10.0)
+    ends.exchange()
+    ends.near.expire(9.9)
+    assert not near.is_over
+    ends.near.expire(10.0)
+    ends.exchange()
+    near_error, far_error = ended(ends.near), ended(ends.far)
+    assert isinstance(near_error, StreamClosed)
+    assert near_error.last_consumed == 2, "as the last grant told"
+    assert isinstance(far_error, StreamClosed)
+    assert far_error.last_consumed == 0
+
+
+def test_close_before_the_answer(ends: Ends) -> None:
+    near = ends.near.open(deadline=20.0)
+    near.send(b"x")
+    near.close(10.0)
+    assert near.next_deadline() == 10.0
+    ends.exchange()
+    far = ends.far.stream(2)
+    far.accept()
+    with pytest.raises(StreamClosed):
+        far.send(b"nobody reads this")
+    far.consume(1)
+    ends.exchange()
+    assert ended(ends.near) is None
+    assert ended(ends.far) is None
+
+
+def test_abort_drops_everything_on_both_sides(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    near.abort(7, "enough")
+    assert not near.has_output
+    assert near.next_frame(9999) is None
+    ends.exchange()
+    for end, stream in ((ends.near, near), (ends.far, far)):
+        error = ended(end)
+        assert isinstance(error, StreamReset)
+        assert (error.code, error.reason, error.peer) == (7, "enough", end.remote)
+        with pytest.raises(StreamReset, match="stream reset with code 7: 'enough'") as caught:
+            stream.send(b"y")
+        assert caught.value is not error
+        assert isinstance(stream.send_error, StreamReset)
+    assert data_of(ends.far.events) == []
+
+
+def test_what_still_comes_after_the_end_is_ignored(ends: Ends) -> None:
+    near, far = ends.open()
+    far.send(b"x")
+    ends.send(ends.far)
+    near.abort()
+    near.on_data(wire.Data(2, 1, 0, [b"x"]))
+    near.on_chunk(wire.Chunk(2, 1, 0, 1, 0, b"x"))
+    near.on_accept(wire.Accept(2, b"", 0))
+    near.on_reject(wire.Reject(2, 0, ""))
+    near.on_grant(wire.Grant(2, 0, 0))
+    near.on_blocked(wire.Blocked(2, 0))
+    near.on_finish(wire.Finish(2, 9))
+    near.on_close(wire.Close(2, 9))
+    near.on_reset(wire.Reset(2, 0, "", 9))
+    near.acknowledged(1)
+    near.expire(1e9)
+    near.session_ended(LOST)
+    assert kinds(ends.near) == [StreamEnded]
+
+
+def test_streams_end_with_their_session(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    for end, stream in ((ends.near, near), (ends.far, far)):
+        stream.session_ended(LOST)
+        assert ended(end) is LOST
+        with pytest.raises(PeerLost) as caught:
+            stream.send(b"y")
+        assert caught.value is not LOST
+        assert caught.value.reason == "silent"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LOST,
+        StreamReset(7, "why", peer=Address(bytes(32))),
+        OpenTimeout("too late", hint="hurry"),
+        BusClosed("over"),
+    ],
+)
+def test_an_error_is_told_again_in_the_same_words(error: BusError) -> None:
+    error.__cause__ = ValueError("cause")
+    fresh = again(error)
+    assert fresh is not error
+    assert type(fresh) is type(error)
+    assert (str(fresh), vars(fresh), fresh.args) == (str(error), vars(error), error.args)
+    assert fresh.__cause__ is error.__cause__
+    assert fresh.__traceback__ is None
+
+
+# The peer's faults
+
+
+def test_what_cannot_come_now_is_the_peers_fault(ends: Ends) -> None:
+    near, far = ends.open()
+    with pytest.raises(RemoteProtocolError, match="stream 2: ACCEPT while open") as caught:
+        near.on_accept(wire.Accept(2, b"", 0))
+    assert caught.value.peer == ends.far.address
+    far.on_finish(wire.Finish(2, 0))
+    with pytest.raises(RemoteProtocolError, match="stream 2: DATA while done"):
+        far.on_data(wire.Data(2, 1, 0, [b"x"]))
+
+
+@pytest.mark.parametrize("frame", [wire.Grant(2, 0, 1), wire.Close(2, 1), wire.Reset(2, 0, "", 1)])
+def test_nobody_consumes_what_was_not_sent(ends: Ends, frame: wire.Control) -> None:
+    word = type(frame).__name__.upper()
+    near, _far = ends.open()
+    near.send(b"x")
+    with pytest.raises(RemoteProtocolError, match=f"stream 2: {word}: consumed up to 1 of 0"):
+        ends.near.dispatch(frame)
+    assert not near.is_over
+
+
+@pytest.mark.parametrize("last", [0, 2])
+def test_finish_names_the_last_message(ends: Ends, last: int) -> None:
+    _near, far = ends.open()
+    far.on_data(wire.Data(2, 1, 0, [b"x"]))
+    with pytest.raises(RemoteProtocolError, match=f"stream 2: FINISH at {last}, after 1"):
+        far.on_finish(wire.Finish(2, last))
+
+
+def test_finish_does_not_come_within_a_message_that_is_wanted(ends: Ends) -> None:
+    _near, far = ends.open()
+    far.on_chunk(wire.Chunk(2, 1, 0, 1500, 0, bytes(1024)))
+    with pytest.raises(RemoteProtocolError, match="stream 2: FINISH at 0, after 0"):
+        far.on_finish(wire.Finish(2, 0))
+
+
+def test_more_than_was_granted_is_the_peers_fault(ends: Ends) -> None:
+    _near, far = ends.open()
+    far.on_data(wire.Data(2, 1, 0, [bytes(WINDOW - MESSAGE_COST_BYTES)]))
+    with pytest.raises(RemoteProtocolError, match="granted"):
+        far.on_data(wire.Data(2, 2, 0, [b""]))
+
+
+def test_an_old_grant_and_an_old_count_do_no_harm(ends: Ends) -> None:
+    near, _far = ends.open()
+    near.send(b"x")
+    ends.exchange()
+    near.on_grant(wire.Grant(2, 9000, 1))
+    near.on_grant(wire.Grant(2, 8000, 0))
+    assert near.stats().send_credit_bytes == 9000 - 1 - MESSAGE_COST_BYTES
+    near.on_reset(wire.Reset(2, CLOSE_TIMEOUT, "", 0))
+    error = ended(ends.near)
+    assert isinstance(error, StreamClosed)
+    assert error.last_consumed == 1
+
+
+def test_the_first_window_is_not_reserved_and_the_last_byte_is_given_back() -> None:
+    limits = Limits(stream_window_initial_bytes=1024, stream_window_bytes=64 * 1024)
+    ends = Ends(limits)
+    near, far = ends.open()
+    assert ends.far.reserved == 0
+    for _ in range(400):
+        near.send(bytes(1000))
+        ends.exchange()
+        far.consume(1)
+        ends.exchange()
+    assert ends.far.reserved == 63 * 1024
+    far.abort()
+    assert ended(ends.far) is not None

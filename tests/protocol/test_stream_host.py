@@ -1,0 +1,31 @@
+"""The session, and the tests' own host, answer what streams ask for."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from brokerless.protocol.session import Session
+from brokerless.protocol.stream_host import StreamHost
+from tests.protocol.two_ends import End
+
+ASKED = sorted(
+    name for name, member in vars(StreamHost).items() if inspect.isfunction(member) and name[0] != "_"
+)
+
+
+def parameters(host: type, name: str) -> list[str]:
+    return list(inspect.signature(getattr(host, name)).parameters)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_tests_host_answers(name: str) -> None:
+    assert parameters(End, name) == parameters(StreamHost, name)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ASKED if name != "emit"]
+)  # which it is given when it is made
+def test_the_session_answers(name: str) -> None:
+    assert parameters(Session, name) == parameters(StreamHost, name)
