@@ -32,7 +32,7 @@ BUSY_S = 0.05
 """When to look again if all those are taken."""
 
 ENDPOINTS_MAX = 16
-"""Endpoints tried for one peer; a host has fewer, so more are somebody's mistake or malice."""
+"""Endpoints tried for one peer at once; a host has fewer, so more are somebody's mistake or malice."""
 
 
 class _Entry:
@@ -54,7 +54,7 @@ class _Entry:
         known = dict.fromkeys(place for places in self.sources.values() for place in places)
         near = [place for place in known if place.startswith("ipc:")]
         far = [place for place in known if not place.startswith("ipc:")]
-        return [tier for tier in (near, far[:ENDPOINTS_MAX]) if tier]
+        return [tier[:ENDPOINTS_MAX] for tier in (near, far) if tier]
 
 
 class Roster:
@@ -93,7 +93,8 @@ class Roster:
 
     def _is_eligible(self, entry: _Entry) -> bool:
         known = any(entry.sources.values())
-        return known and (entry.wanted or len(self._entries) <= self._limits.eager_dials_max)
+        in_use = entry.wanted or entry.waiting or entry.connected
+        return known and (in_use or len(self._entries) <= self._limits.eager_dials_max)
 
     # Inputs
 
@@ -194,8 +195,8 @@ class Roster:
 
     def want(self, address: Address, now: float) -> None:
         """Somebody uses the peer: dial it whatever the size of the roster."""
-        entry = self._entries[address]
-        if not entry.wanted:
+        entry = self._entries.get(address)
+        if entry is not None and not entry.wanted:
             entry.wanted = True
             if not entry.dialling and not entry.connected:
                 self._schedule(address, entry, now)
@@ -230,15 +231,17 @@ class Roster:
         dials: list[tuple[Address, str]] = []
         for address in self._timers.pop_due(now):
             entry = self._entries[address]
-            if self._dialling >= DIALS_AT_ONCE_MAX:
+            entry.untried = entry.untried or entry.tiers()
+            if not entry.untried:
+                continue
+            tier = [endpoint for endpoint in entry.untried[0] if endpoint not in entry.dialling]
+            if self._dialling + len(tier) > DIALS_AT_ONCE_MAX:
                 self._timers.set(address, now + BUSY_S)
                 continue
-            entry.untried = entry.untried or entry.tiers()
-            for endpoint in entry.untried.pop(0) if entry.untried else ():
-                if endpoint not in entry.dialling:
-                    entry.dialling.add(endpoint)
-                    self._dialling += 1
-                    dials.append((address, endpoint))
+            entry.untried.pop(0)
+            entry.dialling.update(tier)
+            self._dialling += len(tier)
+            dials += [(address, endpoint) for endpoint in tier]
             if entry.untried:
                 self._timers.set(address, now + NEXT_TIER_S)
         return dials

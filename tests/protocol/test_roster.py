@@ -1,0 +1,546 @@
+"""The dial plan: whom, where, when, how many at once, and at what cost."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brokerless.address import Address
+from brokerless.config import Limits
+from brokerless.protocol.roster import (
+    BUSY_S,
+    DIALS_AT_ONCE_MAX,
+    ENDPOINTS_MAX,
+    NEXT_TIER_S,
+    REDIAL_WAITING_MAX_S,
+    YIELD_S,
+    Roster,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOCAL = Address(b"\x80" * 32)
+LOWER = Address(b"\x10" * 32)
+HIGHER = Address(b"\xf0" * 32)
+TCP = "tcp://192.0.2.1:4000"
+OTHER_TCP = "tcp://192.0.2.2:4000"
+IPC = "ipc:///run/peer"
+
+NOW = 100.0
+
+
+def peer(number: int) -> Address:
+    """Return an address above ours, which we dial at once."""
+    return Address(b"\xf1" + number.to_bytes(31, "big"))
+
+
+def fresh(**limits: Any) -> Roster:
+    return Roster(LOCAL, Limits(**limits))
+
+
+def known(address: Address = HIGHER, endpoints: tuple[str, ...] = (TCP,), **limits: Any) -> Roster:
+    """Return a roster that has heard of one peer."""
+    roster = fresh(**limits)
+    assert roster.learn(address, "test", endpoints, 1, NOW)
+    return roster
+
+
+def run(roster: Roster, until: float) -> list[tuple[float, str]]:
+    """Let time pass; every dial fails at once. Return when what was dialled."""
+    dials = []
+    while (now := roster.next_deadline()) is not None and now <= until:
+        for address, endpoint in roster.plan(now):
+            dials.append((round(now - NOW, 6), endpoint))
+            roster.dial_failed(address, endpoint, now)
+    return dials
+
+
+# Who is dialled when
+
+
+def test_the_lower_address_dials_at_once_the_higher_yields() -> None:
+    assert known(HIGHER).next_deadline() == NOW
+    assert known(LOWER).next_deadline() == NOW + YIELD_S
+    assert known(LOWER).plan(NOW + YIELD_S - 0.001) == []
+    assert known(LOWER).plan(NOW + YIELD_S) == [(LOWER, TCP)]
+
+
+def test_nobody_is_waited_for_who_does_not_know_of_us() -> None:
+    roster = fresh()
+    roster.learn(LOWER, "registry", (TCP,), 1, NOW, prompt=True)
+    assert roster.plan(NOW) == [(LOWER, TCP)]
+
+
+def test_we_are_no_peer_of_ours() -> None:
+    roster = fresh()
+    assert roster.learn(LOCAL, "test", (TCP,), 1, NOW)
+    assert roster.addresses == ()
+    assert roster.next_deadline() is None
+
+
+def test_all_endpoints_of_all_sources_once_each() -> None:
+    roster = known(endpoints=(TCP, OTHER_TCP))
+    roster.learn(HIGHER, "other", (OTHER_TCP, "tcp://192.0.2.3:1"), 1, NOW)
+    assert roster.plan(NOW) == [(HIGHER, TCP), (HIGHER, OTHER_TCP), (HIGHER, "tcp://192.0.2.3:1")]
+    assert roster.next_deadline() is None
+    assert roster.plan(NOW + 60) == []
+
+
+def test_the_nearer_endpoints_have_a_moment_to_themselves() -> None:
+    roster = known(endpoints=(TCP, IPC))
+    assert roster.plan(NOW) == [(HIGHER, IPC)]
+    assert roster.next_deadline() == NOW + NEXT_TIER_S
+    assert roster.plan(NOW + NEXT_TIER_S) == [(HIGHER, TCP)]
+    assert roster.next_deadline() is None
+
+
+def test_the_farther_follow_at_once_where_the_nearer_fail() -> None:
+    roster = known(endpoints=(IPC, "ipc:///run/second", TCP))
+    assert len(roster.plan(NOW)) == 2
+    roster.dial_failed(HIGHER, IPC, NOW + 0.01)
+    assert roster.plan(NOW + 0.01) == []
+    roster.dial_failed(HIGHER, "ipc:///run/second", NOW + 0.02)
+    assert roster.plan(NOW + 0.02) == [(HIGHER, TCP)]
+
+
+def test_a_peer_has_few_endpoints() -> None:
+    near = tuple(f"ipc:///run/{number}" for number in range(100))
+    far = tuple(f"tcp://192.0.2.1:{number}" for number in range(1, 100))
+    roster = known(endpoints=near + far)
+    for now, places in ((NOW, near), (NOW + NEXT_TIER_S, far)):
+        assert roster.plan(now) == [(HIGHER, place) for place in places[:ENDPOINTS_MAX]]
+
+
+# Again
+
+
+def test_waits_double_from_the_shortest_to_the_longest() -> None:
+    roster = known(redial_min_s=0.1, redial_max_s=5.0)
+    dials = [when for when, _ in run(roster, NOW + 26)]
+    waits = [round(later - earlier, 6) for earlier, later in itertools.pairwise(dials)]
+    assert dials[0] == 0
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+
+
+def test_the_longest_wait_bounds_the_shortest_too() -> None:
+    roster = known(redial_min_s=3.0, redial_max_s=3.0)
+    assert [when for when, _ in run(roster, NOW + 9)] == [0, 3, 6, 9]
+
+
+def test_after_years_of_failing_the_wait_is_still_a_number() -> None:
+    roster = known()
+    assert len(run(roster, NOW + 20_000)) > 4_000
+
+
+def test_one_round_of_failures_counts_once() -> None:
+    roster = known(endpoints=(IPC, TCP, OTHER_TCP))
+    dials = run(roster, NOW + 0.35)
+    assert dials == [(when, place) for when in (0, 0.1, 0.3) for place in (IPC, TCP, OTHER_TCP)]
+
+
+def test_waits_are_counted_from_the_end_of_the_last_dial() -> None:
+    roster = known(endpoints=(TCP, OTHER_TCP))
+    roster.plan(NOW)
+    roster.dial_failed(HIGHER, TCP, NOW + 1)
+    assert roster.next_deadline() is None
+    roster.dial_failed(HIGHER, OTHER_TCP, NOW + 5)
+    assert roster.next_deadline() == NOW + 5.1
+
+
+def test_while_a_session_waits_the_wait_is_short() -> None:
+    roster = known()
+    roster.set_waiting(HIGHER, True)
+    dials = [when for when, _ in run(roster, NOW + 3)]
+    waits = [round(later - earlier, 6) for earlier, later in itertools.pairwise(dials)]
+    assert waits == [0.1, 0.2, 0.4, *[REDIAL_WAITING_MAX_S] * 4]
+    roster.set_waiting(HIGHER, False)
+    dials = [when for when, _ in run(roster, NOW + 20)]
+    assert round(dials[2] - dials[1], 6) == 5.0
+
+
+def test_a_dial_that_nobody_made_cannot_fail() -> None:
+    roster = known()
+    roster.dial_failed(HIGHER, TCP, NOW)
+    roster.dial_failed(LOWER, TCP, NOW)
+    roster.dial_succeeded(HIGHER, TCP)
+    roster.dial_succeeded(LOWER, TCP)
+    assert roster.next_deadline() == NOW
+    assert roster.plan(NOW) == [(HIGHER, TCP)]
+    roster.dial_failed(HIGHER, OTHER_TCP, NOW)
+    assert roster.next_deadline() is None
+
+
+def test_who_has_left_is_left_alone_for_the_longest_wait() -> None:
+    roster = known(endpoints=(IPC, TCP))
+    roster.plan(NOW)
+    roster.dial_failed(HIGHER, IPC, NOW)
+    roster.rest(HIGHER, NOW + 1)
+    assert roster.next_deadline() == NOW + 6
+    assert roster.plan(NOW + 6) == [(HIGHER, IPC)]  # from the start
+    roster.rest(LOWER, NOW)  # never heard of
+    assert roster.addresses == (HIGHER,)
+
+
+@pytest.mark.parametrize(("endpoints", "boot"), [((TCP,), 2), ((OTHER_TCP,), 1)])
+def test_who_starts_anew_is_dialled_anew(endpoints: tuple[str, ...], boot: int) -> None:
+    roster = known()
+    run(roster, NOW + 10)
+    roster.rest(HIGHER, NOW + 10)
+    roster.learn(HIGHER, "test", endpoints, boot, NOW + 11)
+    assert roster.next_deadline() == NOW + 11
+    assert [when for when, _ in run(roster, NOW + 11.4)] == [11, 11.1, 11.3]
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_the_same_hint_again_changes_nothing(boot: int) -> None:
+    roster = known()
+    roster.rest(HIGHER, NOW)
+    roster.learn(HIGHER, "test", (TCP,), boot, NOW + 1)
+    roster.learn(HIGHER, "another source", (TCP,), boot, NOW + 1)
+    assert roster.next_deadline() == NOW + 5
+
+
+def test_a_hint_does_not_disturb_dials_under_way() -> None:
+    roster = known()
+    roster.plan(NOW)
+    roster.learn(HIGHER, "test", (TCP, OTHER_TCP), 1, NOW + 1)
+    assert roster.next_deadline() is None
+    roster.dial_failed(HIGHER, TCP, NOW + 2)
+    assert roster.plan(NOW + 2.1) == [(HIGHER, TCP), (HIGHER, OTHER_TCP)]
+
+
+# Connected, and no longer
+
+
+def test_who_is_connected_is_not_dialled() -> None:
+    roster = known(endpoints=(IPC, TCP))
+    assert roster.is_dialling(HIGHER)
+    roster.plan(NOW)
+    roster.dial_succeeded(HIGHER, IPC)
+    roster.connected(HIGHER)
+    assert not roster.is_dialling(HIGHER)
+    assert roster.next_deadline() is None
+    roster.learn(HIGHER, "test", (OTHER_TCP,), 2, NOW + 1)
+    roster.want(HIGHER, NOW + 1)
+    assert roster.next_deadline() is None
+    roster.disconnected(HIGHER, NOW + 2)
+    assert roster.next_deadline() == NOW + 2.1
+    assert roster.plan(NOW + 2.1) == [(HIGHER, OTHER_TCP)]
+
+
+def test_a_needless_dial_that_ends_is_not_repeated() -> None:
+    roster = known()
+    roster.plan(NOW)
+    roster.connected(HIGHER)  # by a link of theirs
+    roster.dial_failed(HIGHER, TCP, NOW + 1)
+    assert roster.next_deadline() is None
+
+
+def test_a_success_after_failures_shortens_the_next_wait() -> None:
+    roster = known()
+    run(roster, NOW + 10)
+    roster.connected(HIGHER)
+    roster.disconnected(HIGHER, NOW + 20)
+    assert [when for when, _ in run(roster, NOW + 20.8)] == [20.1, 20.2, 20.4, 20.8]
+
+
+def test_a_dial_that_has_succeeded_does_not_fail_when_its_link_ends() -> None:
+    roster = known()
+    roster.plan(NOW)
+    roster.dial_succeeded(HIGHER, TCP)
+    roster.connected(HIGHER)
+    roster.disconnected(HIGHER, NOW + 20)
+    roster.dial_failed(HIGHER, TCP, NOW + 20)
+    assert roster.next_deadline() == NOW + 20.1
+
+
+def test_a_doubtful_link_gets_a_second_beside_it() -> None:
+    roster = known()
+    roster.plan(NOW)
+    roster.dial_succeeded(HIGHER, TCP)
+    roster.connected(HIGHER)
+    roster.dial_again(HIGHER, NOW + 2.5)
+    assert roster.plan(NOW + 2.5) == [(HIGHER, TCP)]
+    roster.dial_again(HIGHER, NOW + 3)  # it is being tried
+    assert roster.next_deadline() is None
+    roster.dial_again(LOWER, NOW)  # never heard of
+    assert roster.next_deadline() is None
+
+
+def test_who_dialled_us_and_is_nowhere_to_be_found_is_forgotten_with_its_link() -> None:
+    roster = fresh()
+    roster.connected(HIGHER)
+    assert HIGHER in roster
+    assert not roster.is_dialling(HIGHER)
+    roster.disconnected(HIGHER, NOW)
+    assert HIGHER not in roster
+    roster.disconnected(HIGHER, NOW)
+    roster.set_waiting(HIGHER, True)
+    roster.want(HIGHER, NOW)
+    assert not roster.is_dialling(HIGHER)
+    assert roster.next_deadline() is None
+
+
+def test_who_is_waited_for_is_remembered_until_a_hint_comes() -> None:
+    roster = fresh()
+    roster.connected(HIGHER)
+    roster.set_waiting(HIGHER, True)
+    roster.disconnected(HIGHER, NOW)
+    assert HIGHER in roster
+    assert roster.next_deadline() is None
+    roster.learn(HIGHER, "test", (TCP,), 1, NOW + 1)
+    assert roster.plan(NOW + 1) == [(HIGHER, TCP)]
+
+
+# Forgetting
+
+
+def test_a_hint_is_withdrawn_by_the_source_that_gave_it() -> None:
+    roster = known()
+    assert roster.learn(HIGHER, "other", (OTHER_TCP,), 1, NOW)
+    assert roster.learn(HIGHER, "test", (), 1, NOW)
+    assert roster.plan(NOW) == [(HIGHER, OTHER_TCP)]
+    assert not roster.learn(HIGHER, "other", (), 1, NOW)
+    assert HIGHER not in roster
+    assert not roster.is_dialling(HIGHER)
+
+
+def test_what_is_withdrawn_is_not_dialled() -> None:
+    roster = known()
+    assert not roster.learn(HIGHER, "test", (), 0, NOW)
+    assert roster.next_deadline() is None
+    assert roster.plan(NOW + 60) == []
+    assert not roster.learn(HIGHER, "test", (), 0, NOW)  # nor remembered by being withdrawn again
+    assert roster.addresses == ()
+
+
+def test_who_is_connected_outlives_its_hints() -> None:
+    roster = known()
+    roster.plan(NOW)
+    roster.connected(HIGHER)
+    assert roster.learn(HIGHER, "test", (), 1, NOW)
+    roster.dial_again(HIGHER, NOW + 1)  # nowhere to
+    assert roster.plan(NOW + 1) == []
+    roster.disconnected(HIGHER, NOW + 2)
+    assert HIGHER not in roster
+
+
+def test_a_timer_of_somebody_nowhere_to_be_found_does_nothing() -> None:
+    roster = known()
+    roster.connected(HIGHER)
+    roster.dial_again(HIGHER, NOW)
+    roster.learn(HIGHER, "test", (), 1, NOW)
+    assert roster.plan(NOW) == []
+    assert roster.next_deadline() is None
+
+
+def test_the_dials_of_who_is_forgotten_are_not_counted() -> None:
+    roster = fresh()
+    for number in range(DIALS_AT_ONCE_MAX):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    assert len(roster.plan(NOW)) == DIALS_AT_ONCE_MAX
+    for number in range(DIALS_AT_ONCE_MAX):
+        roster.forget(peer(number))
+        roster.dial_failed(peer(number), TCP, NOW)
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    roster.forget(HIGHER)  # never heard of
+    assert len(roster.plan(NOW)) == DIALS_AT_ONCE_MAX
+    assert roster.plan(NOW) == []
+
+
+# Many
+
+
+def test_few_dials_at_once() -> None:
+    roster = fresh()
+    for number in range(60):
+        roster.learn(peer(number), "test", (TCP, OTHER_TCP, "tcp://192.0.2.3:1"), 1, NOW)
+    under_way = roster.plan(NOW)
+    assert DIALS_AT_ONCE_MAX - 3 < len(under_way) <= DIALS_AT_ONCE_MAX
+    assert roster.next_deadline() == NOW + BUSY_S
+    assert roster.plan(NOW + BUSY_S) == []
+    for address, endpoint in under_way[:6]:
+        roster.dial_failed(address, endpoint, NOW + BUSY_S)
+    assert len(roster.plan(NOW + 2 * BUSY_S)) == 6
+
+
+def test_in_the_end_everybody_is_dialled() -> None:
+    roster = fresh()
+    for number in range(64):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    dialled = set()
+    while len(dialled) < 64:
+        now = roster.next_deadline()
+        assert now is not None
+        assert now < NOW + 1
+        for address, endpoint in roster.plan(now):
+            dialled.add(address)
+            roster.dial_succeeded(address, endpoint)
+            roster.connected(address)
+
+
+def test_a_small_roster_is_dialled_and_a_large_one_on_use() -> None:
+    roster = fresh(eager_dials_max=3)
+    for number in range(5):
+        assert roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    assert [address for address, _ in roster.plan(NOW)] == [peer(0), peer(1), peer(2)]
+    assert not roster.is_dialling(peer(4))
+    roster.want(peer(4), NOW + 1)
+    assert roster.is_dialling(peer(4))
+    assert roster.plan(NOW + 1) == [(peer(4), TCP)]
+    roster.dial_failed(peer(4), TCP, NOW + 1)
+    assert roster.next_deadline() == NOW + 1.1
+    roster.want(peer(4), NOW + 1)  # known already: does not shorten the wait
+    assert roster.next_deadline() == NOW + 1.1
+    roster.dial_failed(peer(0), TCP, NOW + 1)
+    assert roster.plan(NOW + 1.1) == [(peer(4), TCP)]  # not the first: nobody uses it
+
+
+def test_somebody_being_dialled_is_wanted_without_a_second_dial() -> None:
+    roster = known()
+    roster.plan(NOW)
+    roster.want(HIGHER, NOW)
+    assert roster.next_deadline() is None
+
+
+@pytest.mark.parametrize("use", ["waiting", "suspect"])
+def test_a_conversation_gets_its_links_in_a_large_roster_too(use: str) -> None:
+    roster = fresh(eager_dials_max=1)
+    for number in range(5):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    roster.plan(NOW)
+    roster.connected(peer(3))  # it dialled us
+    if use == "suspect":
+        roster.dial_again(peer(3), NOW + 1)
+    else:
+        roster.set_waiting(peer(3), True)
+        roster.disconnected(peer(3), NOW + 0.9)
+    assert roster.plan(NOW + 1) == [(peer(3), TCP)]
+
+
+def test_a_flood_of_records_is_bounded() -> None:
+    roster = fresh(peers_max=100)
+    taken = [roster.learn(peer(number), "test", (TCP,), 1, NOW) for number in range(1_000)]
+    assert taken == [True] * 100 + [False] * 900
+    assert len(roster.addresses) == 100
+    assert roster.ignored == 900
+    assert roster.learn(peer(7), "test", (OTHER_TCP,), 2, NOW)  # who is in stays in
+    assert not roster.learn(peer(7), "test", (), 2, NOW)
+    assert roster.learn(peer(999), "test", (TCP,), 1, NOW)  # and makes room
+
+
+def calls_of(action: Callable[[], object]) -> int:
+    """Count the calls, of Python and of C functions, that an action makes."""
+    count = 0
+
+    def profile(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        action()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize("eager", [64, 4_096])
+def test_the_two_thousandth_join_costs_as_the_twentieth(eager: int) -> None:
+    roster = fresh(eager_dials_max=eager)
+    costs = []
+    for number in range(2_001):
+        address = peer(number)
+        costs.append(
+            calls_of(partial(roster.learn, address, "test", (TCP,), 1, NOW))
+            + calls_of(partial(roster.is_dialling, address))
+            + calls_of(partial(roster.connected, address))
+        )
+    assert costs[2_000] <= costs[19]
+
+
+# Whatever comes
+
+
+ADDRESSES = [peer(number) for number in range(4)] + [LOWER]
+PLACES = [(), (TCP,), (TCP, OTHER_TCP), (IPC, TCP)]
+STEPS = st.tuples(
+    st.sampled_from(
+        [
+            "learn",
+            "plan",
+            "fail",
+            "succeed",
+            "connected",
+            "disconnected",
+            "want",
+            "set_waiting",
+            "dial_again",
+            "rest",
+        ]
+    ),
+    st.sampled_from(ADDRESSES),
+    st.sampled_from(PLACES),
+    st.integers(0, 300),
+)
+
+
+def take(roster: Roster, step: tuple[Any, ...], under_way: set[tuple[Address, str]], now: float) -> None:
+    """Do one step to the roster, and keep account of the dials under way."""
+    what, address, places, number = step
+    mine = sorted(dial for dial in under_way if dial[0] == address)[:1]
+    if what == "learn":
+        roster.learn(address, "ab"[number % 2], places, number % 3, now)
+    elif what in ("fail", "succeed"):
+        for dial in mine:
+            under_way.discard(dial)
+            if what == "fail":
+                roster.dial_failed(*dial, now)
+            else:
+                roster.dial_succeeded(*dial)
+                roster.connected(address)
+    elif what == "plan":
+        dials = roster.plan(now)
+        assert not under_way & set(dials), "dialled twice at once"
+        assert len(dials) == len(set(dials))
+        under_way.update(dials)
+    elif what == "connected":
+        roster.connected(address)
+    elif what == "set_waiting":
+        roster.set_waiting(address, number % 2 == 0)
+    else:
+        getattr(roster, what)(address, now)
+
+
+@given(st.lists(STEPS, max_size=60))
+def test_dials_are_counted_and_nobody_is_left_in_a_corner(steps: list[tuple[Any, ...]]) -> None:
+    roster = fresh(peers_max=4, eager_dials_max=2)
+    under_way: set[tuple[Address, str]] = set()
+    now = NOW
+    for step in steps:
+        now += step[3] / 1000
+        take(roster, step, under_way, now)
+        under_way = {dial for dial in under_way if dial[0] in roster}
+        deadline = roster.next_deadline()
+        assert deadline is None or deadline <= now + 5.0
+    # With nothing under way any more, whoever is used and can be reached is dialled within the longest wait.
+    for dial in under_way:
+        roster.dial_failed(*dial, now)
+    for address in roster.addresses:
+        roster.learn(address, "final", (TCP,), 0, now)
+        roster.want(address, now)
+    expected = {address for address in roster.addresses if roster.is_dialling(address)}
+    dialled = set()
+    for later in range(60):
+        for address, endpoint in roster.plan(now + later / 10):
+            dialled.add(address)
+            roster.dial_failed(address, endpoint, now + later / 10)
+    assert expected <= dialled
