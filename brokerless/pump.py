@@ -149,7 +149,8 @@ class Pump:
 
     def link_opened(self, link: int, remote: Address) -> None:
         """A link is connected, by our dial or theirs."""
-        self._core.link_opened(link, remote, self.now())
+        is_local = self._transport is not None and self._transport.is_local(link)
+        self._core.link_opened(link, remote, self.now(), is_local)
 
     def link_message(self, link: int, packet: bytes) -> None:
         """A ZeroMQ message came."""

@@ -68,6 +68,9 @@ class Transport:
         self.sent.append((link, packet))
         return True
 
+    def is_local(self, link: int) -> bool:
+        return link == 2
+
     def cut(self, link: int) -> None:
         self.was_cut.append(link)
 
@@ -120,8 +123,8 @@ class Core:
     def stalled(self, now: float) -> None:
         self.calls.append(("stalled", now))
 
-    def link_opened(self, link: int, remote: object, now: float) -> None:
-        self.calls.append(("opened", link, remote, now))
+    def link_opened(self, link: int, remote: object, now: float, is_local: bool) -> None:
+        self.calls.append(("opened", link, remote, now, is_local))
 
     def link_message(self, link: int, packet: bytes, now: float) -> None:
         self.calls.append(("message", link, packet, now))
@@ -238,7 +241,7 @@ def test_what_comes_is_told_to_the_core_and_drained_once_for_a_batch(stage: Stag
     stage.pump.turn_done()
     stage.loop.run_turn()
     assert stage.core.calls == [
-        ("opened", 2, "remote", 1000.0),
+        ("opened", 2, "remote", 1000.0, True),
         ("message", 2, b"x", 1000.0),
         ("message", 2, b"y", 1000.0),
     ]

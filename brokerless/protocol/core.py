@@ -166,7 +166,7 @@ class NodeCore:
         """The shell could not even try."""
         self.roster.dial_failed(remote, endpoint, now)
 
-    def link_opened(self, link: int, remote: Address, now: float) -> None:
+    def link_opened(self, link: int, remote: Address, now: float, is_local: bool = False) -> None:
         """A dialled link is connected, or ``remote``, by its CURVE key, has made one to us."""
         present = self._links.get(link)
         if present is None:
@@ -176,6 +176,7 @@ class NodeCore:
                 self._actions.append(Cut(link, "too late"))
             else:
                 self._add_link(link, remote, LinkPhase.HELLO, Role.ACCEPTOR, "", now)
+                self._links[link].is_local = is_local
         elif present.phase is LinkPhase.CONNECTING:
             present.phase = LinkPhase.HELLO
             hello = present.handshake.start()

@@ -58,6 +58,7 @@ class Link:
         "held_bytes",
         "id",
         "info",
+        "is_local",
         "outbox",
         "phase",
         "remote",
@@ -73,6 +74,7 @@ class Link:
         self.handshake = handshake
         self.endpoint = endpoint
         """What we dialled, empty for an accepted link."""
+        self.is_local = endpoint.startswith("ipc:")
         self.outbox: deque[bytes] = deque()
         """What goes out before the session's packets."""
         self.told: Nonce | None = None
@@ -162,8 +164,8 @@ class Peering:
             return Peer(self.address, self._name, self._metadata, state)
         path = ReliablePath.NONE
         if session.current_link is not None:
-            near = self.links[session.current_link].endpoint.startswith("ipc:")
-            path = ReliablePath.IPC if near else ReliablePath.TCP
+            is_local = self.links[session.current_link].is_local
+            path = ReliablePath.IPC if is_local else ReliablePath.TCP
         return Peer(
             self.address,
             self._name,

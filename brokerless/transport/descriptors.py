@@ -68,6 +68,11 @@ def fingerprint(connection: socket.socket) -> Fingerprint:
     return connection.family, connection.getsockname(), connection.getpeername(), inode
 
 
+def is_local(of: Fingerprint) -> bool:
+    """True for a connection within this host that has no IP address at all."""
+    return of[0] == getattr(socket, "AF_UNIX", None)
+
+
 def shut_down(descriptor: int, expected: Fingerprint) -> bool:
     """Hang up the connection if the descriptor is still the expected one; False if it is not."""
     with contextlib.suppress(OSError), borrowed(descriptor) as connection:

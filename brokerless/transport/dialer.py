@@ -120,6 +120,7 @@ class DialledLink:
 
     def __init__(self, dialer: Dialer, server: Address) -> None:
         self.number = 0
+        self.is_local = False
         self._dialer = dialer
         self._server = server
         self._resolving: asyncio.Task[None] | None = None
@@ -135,7 +136,8 @@ class DialledLink:
     def begin(self, endpoint: str) -> None:
         """Connect, after finding the addresses of a host that was given by name."""
         scheme, host, port = _parts(endpoint)
-        if scheme == "ipc" or _is_address(host):
+        self.is_local = scheme == "ipc"
+        if self.is_local or _is_address(host):
             self._connect(endpoint)
         else:
             # libzmq would ask the resolver in its I/O thread, and all links would wait for the answer.

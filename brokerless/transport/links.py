@@ -36,6 +36,10 @@ class LinkSink(Protocol):
 class Link(Protocol):
     """One connection, dialled or accepted."""
 
+    @property
+    def is_local(self) -> bool:
+        """True if it runs within this host, by ipc."""
+
     def send(self, packet: bytes) -> bool:
         """Hand the packet to ZeroMQ; False if the link has no room for it now."""
 

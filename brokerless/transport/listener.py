@@ -19,6 +19,7 @@ from brokerless.transport.descriptors import (
     borrowed,
     descriptors_max,
     fingerprint,
+    is_local,
     peer_user,
     shut_down,
 )
@@ -78,6 +79,11 @@ class AcceptedLink:
         self.routing_id = routing_id
         self.user_id = user_id
         self.number = 0
+
+    @property
+    def is_local(self) -> bool:
+        """True if it came by ipc."""
+        return is_local(self.connection.fingerprint)
 
     def send(self, packet: bytes) -> bool:
         """Hand the packet to ZeroMQ; False if the link has no room for it now."""

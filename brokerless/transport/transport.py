@@ -110,6 +110,11 @@ class Transport:
         """The numbers of the living links, those being dialled among them."""
         return self._table.numbers
 
+    def is_local(self, link: int) -> bool:
+        """True for a living link within this host, by ipc."""
+        holder = self._table.get(link)
+        return holder is not None and holder.is_local
+
     def dial(self, endpoint: str, server: Address) -> int:
         """Begin to connect to that peer, and return the number of the link that is to be.
 
