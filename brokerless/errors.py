@@ -20,7 +20,7 @@ The normal end of a stream is the end of iteration; ``EndOfStream`` is how a sin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from brokerless.address import Address
@@ -40,6 +40,17 @@ class BusError(Exception):
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message} ({self.hint})" if self.hint else message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its parts, not by its arguments: those of the subclasses differ, and pools pickle errors.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[BusError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> BusError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 class UsageError(BusError):

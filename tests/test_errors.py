@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 
 import pytest
@@ -128,3 +129,22 @@ def test_errors_carry_their_details() -> None:
     assert (reset.code, reset.reason) == (8, "")
     assert StreamClosed(9).last_consumed == 9
     assert "9" in str(StreamClosed(9))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.BusError("plain", hint="do this"),
+        errors.PortInUse("taken"),
+        errors.PeerLost(reason="silent", silent_s=5.0, peer=Address(bytes(32))),
+        errors.PeerRefused(reason="full"),
+        errors.StreamRejected(7, "no"),
+        errors.StreamReset(8, "gone"),
+        errors.StreamClosed(9),
+    ],
+)
+def test_an_error_survives_the_way_to_another_process(error: errors.BusError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
