@@ -20,9 +20,14 @@ from dittobus import DispatchQueue, DittoBus, DittoBusDelegate, DittoBusStreamDe
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from brokerless import Address, BusError, Message
-    from dittobus import DittoBusStream, DittoBusStreamOffer
-    from dittobus.peers import Peers
+    from dittobus import (
+        BusError,
+        DittoAddress,
+        DittoBusMessage,
+        DittoBusStream,
+        DittoBusStreamOffer,
+        Peers,
+    )
 
 HEAD = struct.Struct("!Qd")
 """How each message of a stream begins: its number, and when it was sent, by the clock of this machine."""
@@ -100,7 +105,7 @@ class Far(DittoBusDelegate):
         self.may_read = threading.Event()
         self._tell = tell
         self._slow_queue = DispatchQueue.serial("slow-reader")
-        self._joined: set[Address] = set()
+        self._joined: set[DittoAddress] = set()
 
     def bus_did_update_peers(self, bus: DittoBus, peers: Peers) -> None:
         for peer in peers:
@@ -108,7 +113,7 @@ class Far(DittoBusDelegate):
                 self._joined.add(peer.address)
                 self._tell("joined", address=str(peer.address), name=peer.name)
 
-    def bus_did_receive_single_message(self, bus: DittoBus, message: Message) -> None:
+    def bus_did_receive_single_message(self, bus: DittoBus, message: DittoBusMessage) -> None:
         self._tell("message", sender=str(message.sender), text=message.data.decode())
         bus.send(ANSWER, message.sender)
 
@@ -116,7 +121,9 @@ class Far(DittoBusDelegate):
         self._tell("offer", stream=offer.name, metadata=offer.metadata.decode())
         offer.accept(reply_to(offer.metadata))
 
-    def bus_did_receive_incoming_stream(self, bus: DittoBus, stream: DittoBusStream, peer: Address) -> None:
+    def bus_did_receive_incoming_stream(
+        self, bus: DittoBus, stream: DittoBusStream, peer: DittoAddress
+    ) -> None:
         about = json.loads(stream.metadata)
         if about["slow"]:
             stream.delegate_event_queue = self._slow_queue

@@ -8,7 +8,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from brokerless import Limits, LossReason, PeerLost, WaitTimeout
+from dittobus import Limits, LossReason, PeerLost, WaitTimeout
 from dittobus.demo.far import ANSWER, reply_to
 from dittobus.demo.sender import MESSAGE_COST_BYTES, Sender
 from dittobus.demo.stage import HOST, Stage
@@ -16,7 +16,7 @@ from dittobus.demo.steps import Step, StepFailed, require
 from dittobus.demo.waiting import WAIT_S, outcome, take
 
 if TYPE_CHECKING:
-    from brokerless import Peer
+    from dittobus import Peer
 
 GREETING = b"hello, far"
 

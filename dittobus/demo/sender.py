@@ -17,8 +17,7 @@ from dittobus.demo.waiting import outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from brokerless import BusError
-    from dittobus import DittoBusStream
+    from dittobus import BusError, DittoBusStream
 
 MESSAGE_COST_BYTES = 64
 """What a message counts in windows and queues besides its own bytes."""

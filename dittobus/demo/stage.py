@@ -10,8 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from brokerless import PortInUse, generate_secret
-from dittobus import DittoBus, DittoBusDelegate
+from dittobus import DittoBus, DittoBusDelegate, PortInUse, generate_secret
 from dittobus.demo.far_process import FarProcess
 from dittobus.demo.proxies import Proxies
 from dittobus.demo.steps import StepFailed
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from brokerless import Limits, Message, PeerLeft
-    from dittobus.peers import Peers
+    from dittobus import DittoBusMessage, Limits, PeerLeft, Peers
 
 HOST = "127.0.0.1"
 
@@ -36,10 +34,10 @@ class Near(DittoBusDelegate):
     """The peer of this process: keeps what it hears."""
 
     def __init__(self) -> None:
-        self.messages: queue.Queue[Message] = queue.Queue()
+        self.messages: queue.Queue[DittoBusMessage] = queue.Queue()
         self.lost: queue.Queue[PeerLeft] = queue.Queue()
 
-    def bus_did_receive_single_message(self, bus: DittoBus, message: Message) -> None:
+    def bus_did_receive_single_message(self, bus: DittoBus, message: DittoBusMessage) -> None:
         self.messages.put(message)
 
     def bus_did_update_peers(self, bus: DittoBus, peers: Peers) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from brokerless import Limits, PortInUse
+from dittobus import Limits, PortInUse
 from dittobus.cli import main
 from dittobus.demo import far_process, sender, stage
 from dittobus.demo.far import HEAD, Reader, furthest_ahead
