@@ -28,8 +28,7 @@ class SendCredit:
 
     A limit of 0 says that the other end has not spoken yet.
 
-    *Queries* ``limit``, ``used``, ``remaining``; *inputs* ``raise_to``; *commands* ``spend``, ``announce``,
-    ``withdraw``.
+    *Queries* ``limit``, ``used``, ``remaining``; *inputs* ``raise_to``; *commands* ``spend``, ``announce``.
     """
 
     __slots__ = ("_announce_above", "_announced", "limit", "used")
@@ -57,19 +56,23 @@ class SendCredit:
         self.used += cost
 
     def announce(self, cost: int) -> int | None:
-        """Return the limit to ask for so that a message of ``cost`` may leave; None if asking is needless."""
-        needed = self.used + cost
-        if cost <= self._announce_above or needed == self._announced or not self.limit:
+        """Return what to tell the other end, given what the next message costs and has no credit for.
+
+        That is the limit that the message needs; or, if it needs no announcement (or there is none: ``cost``
+        0), but another was announced and given up since, the limit that says so. None: nothing is to be told.
+        """
+        if not self.limit:
+            return None
+        if cost > self._announce_above:
+            needed = self.used + cost
+            is_news = needed != self._announced
+        else:
+            needed = self.used
+            is_news = needed < self._announced
+        if not is_news:
             return None
         self._announced = needed
         return needed
-
-    def withdraw(self) -> int | None:
-        """Return the limit that says that what was announced is not coming; None if nothing is announced."""
-        if self._announced <= self.used:
-            return None
-        self._announced = 0
-        return self.used
 
 
 class ReceiveWindow:
@@ -136,6 +139,8 @@ class ReceiveWindow:
 
     def consume(self, cost: int) -> int | None:
         """Account for messages that the application is done with."""
+        if self._stopped:
+            return None
         self.consumed += cost
         if self._extra:
             self._release_extra()

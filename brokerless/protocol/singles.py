@@ -128,13 +128,11 @@ class Singles:
     def consume(self, count: int, byte_count: int) -> None:
         """Say that the application is done with ``count`` messages of ``byte_count`` bytes in all."""
         cost = byte_count + count * MESSAGE_COST_BYTES
-        if (
-            self._consumed + count > self._arrivals.received
-            or self._window.consumed + cost > self._window.arrived
-        ):
+        window, received = self._window, self._arrivals.received
+        if count < 1 or self._consumed + count > received or window.consumed + cost > window.arrived:
             raise UsageError("consume: more than was received", peer=self._host.remote)
         self._consumed += count
-        self._grant(self._window.consume(cost))
+        self._grant(window.consume(cost))
 
     def take_unsent(self) -> list[tuple[int, bytes, int, float | None]]:
         """Give up the messages of which nothing has left, as arguments of ``send``, in order."""
@@ -180,7 +178,8 @@ class Singles:
 
     def acknowledged(self, sequence: int) -> None:
         """Take note that the other bus has all messages up to this one."""
-        while self._acknowledged < min(sequence, self._sent):
+        sequence = min(sequence, self._sent)
+        while self._acknowledged < sequence:
             self._acknowledged += 1
             self._finish(self._left.popleft(), None)
 
@@ -195,10 +194,10 @@ class Singles:
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
             single = heappop(deadlines)[2]
-            timeout = SendTimeout("not acknowledged in time", peer=self._host.remote)
             if single.send_id in self._waiting:
                 self._drop(single, SendTimeout("not sent in time", peer=self._host.remote))
-            else:
+            elif not single.is_done:
+                timeout = SendTimeout("not acknowledged in time", peer=self._host.remote)
                 self._finish(single, self._unknown(timeout))
         self._wake()
 
@@ -274,17 +273,15 @@ class Singles:
 
     def _settle(self) -> None:
         """See whether there is something that may leave; if credit is all that lacks, say so."""
-        self.has_output = self._cutter is not None
-        needed = None
-        if not self.has_output and self._waiting:
-            cost = next(iter(self._waiting.values())).cost
-            self.has_output = cost <= self._credit.remaining
-            if not self.has_output:
-                needed = self._credit.announce(cost)
-        elif not self.has_output:
-            needed = self._credit.withdraw()
-        if needed is not None:
-            self._host.control(wire.Blocked(0, needed))
+        if self._cutter is not None:
+            self.has_output = True
+            return
+        cost = next(iter(self._waiting.values())).cost if self._waiting else 0
+        self.has_output = 0 < cost <= self._credit.remaining
+        if not self.has_output:
+            limit = self._credit.announce(cost)
+            if limit is not None:
+                self._host.control(wire.Blocked(0, limit))
 
     def _wake(self) -> None:
         if not self.has_output:

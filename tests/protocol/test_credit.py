@@ -81,17 +81,25 @@ def test_nothing_is_announced_before_the_other_side_has_spoken() -> None:
     assert credit.announce(501) == 501, "the first limit is the smallest window"
 
 
-def test_an_announcement_is_withdrawn_once_while_its_message_has_not_left() -> None:
+def test_what_was_announced_and_given_up_is_withdrawn_once() -> None:
     credit = SendCredit(1000)
-    assert credit.withdraw() is None
-    credit.spend(100)
-    assert credit.announce(2000) == 2100
-    assert credit.withdraw() == 100
-    assert credit.withdraw() is None
-    assert credit.announce(2000) == 2100
+    credit.spend(900)
+    assert credit.announce(0) is None
+    assert credit.announce(600) == 1500
+    assert credit.announce(200) == 900, "the next message needs no announcement"
+    assert credit.announce(200) is None
+    assert credit.announce(600) == 1500
+    assert credit.announce(0) == 900
+    assert credit.announce(0) is None
+
+
+def test_what_has_left_needs_no_withdrawal() -> None:
+    credit = SendCredit(1000)
+    assert credit.announce(2000) == 2000
     credit.raise_to(2100)
     credit.spend(2000)
-    assert credit.withdraw() is None
+    assert credit.announce(0) is None
+    assert credit.announce(300) is None
 
 
 # Receiving
@@ -291,6 +299,8 @@ def test_what_has_stopped_gives_everything_back_and_grants_no_more(host: End, ow
     window.blocked(window.limit + 100)
     assert window.regrant() is None
     window.arrive(window.limit - window.arrived)  # within the last limit, things may still come
+    assert window.consume(window.arrived) is None
+    assert host.reserved == 0
 
 
 def test_what_has_stopped_leaves_the_queue(host: End, owner: Owner) -> None:

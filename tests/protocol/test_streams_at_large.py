@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -339,4 +340,4 @@ class StreamsAtLarge(RuleBasedStateMachine):
 
 
 StreamsAtLarge.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
-TestStreamsAtLarge = StreamsAtLarge.TestCase
+TestStreamsAtLarge = pytest.mark.timeout(120)(StreamsAtLarge.TestCase)
