@@ -37,7 +37,7 @@ from brokerless import (
     UsageError,
     ZeroconfDiscovery,
 )
-from tests.witness import LOOPBACK, Log, Mesh, Witness
+from tests.witness import LOOPBACK, Log, Mesh, Witness, reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,10 +98,7 @@ async def test_two_nodes_find_each_other_by_zeroconf(tmp_path: Path) -> None:
 async def test_a_peer_may_be_used_before_it_answers(tmp_path: Path) -> None:
     """Once heard of, by a ticket here, it can be sent to; what is sent waits for it."""
     async with Mesh(tmp_path) as mesh:
-        with socket.socket() as held:
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            held.bind((LOOPBACK[0], 0))
-            port = held.getsockname()[1]
+        with reserved_port() as port:
             late = mesh.make("late", discovery=(), port=port)
             ticket = Ticket(late.address, (f"tcp://127.0.0.1:{port}",))
             early = await mesh.start("early", discovery=(), peers=(ticket,))
@@ -126,6 +123,40 @@ async def test_wildcards_are_announced_as_places_that_can_be_dialled(
         assert place.startswith("tcp://127.0.0.1:")
         second = await mesh.start("second", discovery=(), peers=(first.node.ticket(),))
         await second.joined(first)
+
+
+async def test_a_ticket_of_a_host_with_many_addresses_names_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ips = [ifaddr.IP(f"127.0.0.{number}", 8, "lo") for number in range(1, 30)]
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: [ifaddr.Adapter("lo", "lo", ips)])
+    async with Mesh(tmp_path) as mesh:
+        node = (await mesh.start(discovery=(), interfaces=("0.0.0.0",))).node
+        hosts = [place.removeprefix("tcp://").rpartition(":")[0] for place in node.ticket().endpoints]
+        assert hosts == [f"127.0.0.{number}" for number in range(1, 17)]
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "asked"),
+    [(("127.0.0.1",), ("127.0.0.1",)), (("0.0.0.0",), None), (("127.0.0.1", "::"), None), (("*",), None)],
+)
+async def test_who_listens_everywhere_looks_for_peers_everywhere(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interfaces: tuple[str, ...],
+    asked: tuple[str, ...] | None,
+) -> None:
+    chosen: list[Any] = []
+
+    def discovery(interfaces: Any) -> Stubborn:
+        chosen.append(interfaces)
+        return Stubborn(StartError("this is enough"))
+
+    monkeypatch.setattr("brokerless.discovery.zeroconf.ZeroconfDiscovery", discovery)
+    async with Mesh(tmp_path) as mesh:
+        with Log():
+            await mesh.start(discovery=("zeroconf",), interfaces=interfaces)
+    assert chosen == [asked]
 
 
 async def test_what_is_advertised_takes_the_place_of_what_is_bound(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+import socket
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from brokerless import (
@@ -26,7 +27,7 @@ from brokerless import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -170,6 +171,15 @@ class Mesh:
         await first.joined(second)
         await second.joined(first)
         return first, second
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that is ours to listen on: bound, so that nobody else gets it, and not listening."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((LOOPBACK[0], 0))
+        yield holder.getsockname()[1]
 
 
 class Log(logging.Handler):
