@@ -429,7 +429,7 @@ class DittoBusStream(Recipient):
     # With the lock held
 
     def _require_sending(self) -> None:
-        if self._end_error is not None:
+        if self._end_error is not None and not self._finishing:
             raise self._end_error
         if self._finishing or self._ended:
             raise StreamFinished("this side of the stream sends no more", peer=self.peer)
