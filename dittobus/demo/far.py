@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
 import sys
 import threading
@@ -162,8 +163,9 @@ def main() -> None:
     """Run until stdin ends."""
     tell = Teller()
     far = Far(tell)
+    options = json.loads(sys.stdin.readline())
     try:
-        bus = start(json.loads(sys.stdin.readline()), far)
+        bus = start(options, far)
     except Exception as error:  # the demo decides what to do about it
         tell("start", error=type(error).__name__, text=str(error))
     else:
@@ -171,6 +173,8 @@ def main() -> None:
     for line in sys.stdin:
         if json.loads(line)["command"] == "read":
             far.may_read.set()
+    # The demo was killed; otherwise it would have killed us first. So it is up to us to tidy up.
+    shutil.rmtree(options["directory"], ignore_errors=True)
     os._exit(0)  # at once, whatever callbacks are doing
 
 

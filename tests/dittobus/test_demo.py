@@ -94,10 +94,11 @@ needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pr
 
 @needs_pidfd
 @pytest.mark.timeout(RUN_S)
-def test_no_orphan_when_the_demo_is_killed(directory: Path) -> None:
+def test_nothing_is_left_when_the_demo_is_killed(directory: Path) -> None:
     with running_demo(directory) as (demo, child):
         demo.kill()
         assert is_gone(child)
+        assert not list(directory.iterdir())
 
 
 @needs_pidfd
