@@ -142,11 +142,14 @@ class ReceiveWindow:
         if self._stopped:
             return None
         self.consumed += cost
-        if self._extra:
-            self._release_extra()
+        limit = None
         if 2 * (self.consumed - self._granted_at) >= self.window:
-            return self._grant()
-        return self.regrant() if self._wanted else None
+            limit = self._grant()
+        elif self._wanted:
+            limit = self.regrant()
+        if self._extra:
+            self._release_extra()  # last, because the host may make use of it for us, at once
+        return limit
 
     def blocked(self, limit: int) -> None:
         """Note what the sender needs now, in place of what it said before; ``regrant`` acts on it.
@@ -179,6 +182,9 @@ class ReceiveWindow:
     def grant_oversized(self) -> int | None:
         """Take our turn: return the limit for the oversized message, None if the budget is spent."""
         extra = self._wanted - self.consumed - self.window - self._extra
+        assert extra > 0, (
+            "what is wanted is above the limit, and what is reserved covers no more than the limit"
+        )
         if not self._host.reserve(extra):
             return None
         self._extra += extra
@@ -221,8 +227,6 @@ class ReceiveWindow:
         if growth > 0 and self._host.reserve(growth):
             self.window += growth
             self._grown_at = self.consumed
-            if self._extra:
-                self._release_extra()
 
     def _release_extra(self) -> None:
         extra = max(0, self.limit - self.consumed - self.window)

@@ -79,6 +79,7 @@ class StreamsAtLarge(RuleBasedStateMachine):
         self.ends = Ends()
         self.sides: dict[tuple[End, int], Side] = {}
         self.opened = 0
+        self.spent = 0
 
     # Who and what
 
@@ -100,8 +101,11 @@ class StreamsAtLarge(RuleBasedStateMachine):
 
     # What applications do
 
-    @initialize(name=ENDS, is_accepted=st.booleans())
-    def begin(self, name: str, is_accepted: bool) -> None:
+    @initialize(name=ENDS, is_accepted=st.booleans(), spent=st.sampled_from([0, 25_000, 39_999]))
+    def begin(self, name: str, is_accepted: bool, spent: int) -> None:
+        self.spent = spent  # of both budgets, by others
+        for end in (self.ends.near, self.ends.far):
+            assert not spent or end.reserve(spent)
         self.open(name, None)
         self.ends.exchange()
         self.look()
@@ -294,7 +298,7 @@ class StreamsAtLarge(RuleBasedStateMachine):
             live = [side for (e, _), side in self.sides.items() if e is end and not side.has_ended]
             windows = [side.stream._window for side in live if not side.has_closed]
             held = sum(window.arrived - window.consumed for window in windows)
-            assert held <= len(windows) * SMALL.stream_window_initial_bytes + end.reserved
+            assert held <= len(windows) * SMALL.stream_window_initial_bytes + end.reserved - self.spent
             for side in live:
                 stats = side.stream.stats()
                 queued = stats.send_queue_bytes + stats.send_queue_messages * MESSAGE_COST_BYTES
@@ -303,6 +307,10 @@ class StreamsAtLarge(RuleBasedStateMachine):
                 assert stats.messages_received >= len(side.received)
 
     def teardown(self) -> None:
+        for end in (self.ends.near, self.ends.far):
+            if self.spent:
+                end.release(self.spent)
+        self.spent = 0
         for end in (self.ends.near, self.ends.far):
             while (side := self.pick(end, 0, StreamState.OFFERED)) is not None:
                 side.stream.accept()
