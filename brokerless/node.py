@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import inspect
 import logging
 import os
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brokerless.address import TICKET_ENDPOINTS_MAX, Ticket
+from brokerless.admission import Admission
 from brokerless.clock import now as read_clock
 from brokerless.discovery import Beacon
 from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, IdentityInUse, StartError
@@ -92,7 +91,7 @@ class Node:
         self._discoveries: list[Discovery] = []
         self._endpoints: tuple[str, ...] = ()
         self._name, self._metadata = config.name, config.metadata
-        self._admissions: ThreadPoolExecutor | None = None
+        self._admission: Admission | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusals: dict[tuple[Address | None, str], float] = {}  # when they were warned of
         self._pid = os.getpid()
@@ -131,6 +130,8 @@ class Node:
             asks_admission=callable(config.admit),
             allowed=None if config.admit is None or callable(config.admit) else frozenset(config.admit),
         )
+        if callable(config.admit):
+            self._admission = Admission(config.admit, config.limits.admit_timeout_s)
         self._pump = Pump(self._core, self._deliver, self._act)
         self._transport = Transport(
             self._identity, self._pump, limits=config.limits, packet_bytes_max=wire.PACKET_BYTES_MAX
@@ -260,8 +261,6 @@ class Node:
         await asyncio.gather(*(discovery.close() for discovery in self._discoveries), return_exceptions=True)
         if self._transport is not None:
             await self._transport.close()
-        if self._admissions is not None:
-            self._admissions.shutdown(wait=False, cancel_futures=True)
         if self._owns_identity:
             self._identity.release()
         self._gone.set()
@@ -460,25 +459,8 @@ class Node:
             self.on_closed()
 
     async def _ask_admission(self, link: int, peer: Peer) -> None:
-        """Ask ``admit`` about a peer, off the loop unless it is a coroutine. Anything odd is a no."""
-        admit = self._config.admit
-        assert callable(admit)
-        try:
-            async with asyncio.timeout(self._config.limits.admit_timeout_s):
-                if inspect.iscoroutinefunction(admit):
-                    answer = await admit(peer)
-                else:
-                    if self._admissions is None:
-                        self._admissions = ThreadPoolExecutor(1, thread_name_prefix="dittobus-admit")
-                    answer = await asyncio.get_running_loop().run_in_executor(self._admissions, admit, peer)
-                    if inspect.isawaitable(answer):  # of a lambda or an object that is called
-                        answer = await answer
-        except TimeoutError:
-            answer = "nobody decided in time"
-        except Exception:
-            _log.exception("admit failed for %s, which is refused", peer.address.short)
-            answer = False
-        refusal = None if answer is True else answer if isinstance(answer, str) and answer else "not admitted"
+        assert self._admission is not None
+        refusal = await self._admission.refusal(peer)
         if self._core is not None and self._pump is not None and not self._closed:
             self._core.admitted(link, refusal, self._pump.now())
             self._pump.wake()

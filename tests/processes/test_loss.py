@@ -1,0 +1,172 @@
+"""Processes that are killed, stopped and started again, and what their peers are told."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.processes.processes import Process, Processes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process"),
+]
+
+LIVENESS_S = 1.0
+QUICK = {"liveness_s": LIVENESS_S}
+NOISE = 3
+"""How many times longer a promise of time may take on a machine that does other things."""
+
+
+async def stopped_for(process: Process, seconds: float) -> float:
+    """Stop a process for that long; return when it went on."""
+    process.signal(signal.SIGSTOP)
+    await asyncio.sleep(seconds)  # it is the time that is being tested
+    process.signal(signal.SIGCONT)
+    return time.monotonic()
+
+
+async def stream_between(opener: Process, acceptor: Process, name: str = "x") -> int:
+    """Open a stream; return its id, which is the same on both sides."""
+    opener.do("open", to=acceptor.address, name=name)
+    stream = (await opener.says("opened", name=name))["stream"]
+    await acceptor.says("opened", name=name)
+    return int(stream)
+
+
+async def test_a_peer_killed_in_mid_stream_is_lost_and_never_a_clean_end(tmp_path: Path) -> None:
+    async with Processes(tmp_path, limits=QUICK) as processes:
+        survivor, victim = await processes.pair()
+        inward, outward = (
+            await stream_between(victim, survivor, "inward"),
+            await stream_between(survivor, victim, "outward"),
+        )
+        victim.do("flood", stream=inward)
+        survivor.do("flood", stream=outward)
+        await survivor.until(lambda: len(survivor.heard("messages", stream=inward)) > 20)
+        await victim.end(signal.SIGKILL)
+        killed_at = time.monotonic()
+        survivor.do("send", to=victim.address, data="too late")
+        send_id = (await survivor.says("sent"))["id"]
+        for stream in (inward, outward):
+            ended = await survivor.says("ended", stream=stream)
+            assert (ended["error"], ended["reason"]) == ("PeerLost", "silent")
+        left = await survivor.says("left")
+        lost_s = left["at"] - killed_at
+        print(f"lost {lost_s:.3f} s after the kill, with a limit of {LIVENESS_S} s")
+        assert 0 < lost_s < NOISE * LIVENESS_S
+        assert left["reason"] == "silent"
+        done = await survivor.says("done", id=send_id)
+        assert (done["error"], done["cause"]) in [("DeliveryUnknown", "PeerLost"), ("PeerLost", None)]
+        survivor.do("stats")
+        assert (await survivor.says("stats"))["peers"] == 0
+
+
+async def test_a_message_under_way_to_a_peer_that_is_killed_ends_as_unknown(tmp_path: Path) -> None:
+    async with Processes(tmp_path, limits=QUICK) as processes:
+        survivor, victim = await processes.pair()
+        victim.signal(signal.SIGSTOP)  # so that it leaves, and is not acknowledged
+        survivor.do("send", to=victim.address, data="anybody?")
+        send_id = (await survivor.says("sent"))["id"]
+        await victim.end(signal.SIGKILL)
+        done = await survivor.says("done", id=send_id)
+        assert (done["error"], done["cause"]) == ("DeliveryUnknown", "PeerLost")
+
+
+async def test_a_peer_that_restarts_is_one_loss_and_one_arrival(tmp_path: Path) -> None:
+    async with Processes(tmp_path) as processes:  # with 5 s, so that the restart is what ends the old one
+        identity = str(tmp_path / "identity")
+        survivor = await processes.start("survivor")
+        victim = await processes.start("before", identity=identity)
+        await survivor.says("joined", peer=victim.address)
+        await victim.says("joined", peer=survivor.address)
+        stream = await stream_between(survivor, victim)
+        survivor.do("flood", stream=stream)
+        await victim.until(lambda: len(victim.heard("messages")) > 5)
+        await victim.end(signal.SIGKILL)
+        again = await processes.start("after", identity=identity)
+        assert again.address == victim.address
+        joined = await survivor.says("joined", name="after")
+        await again.says("joined", peer=survivor.address)
+        ended = await survivor.says("ended", stream=stream)
+        assert (ended["error"], ended["reason"]) == ("PeerLost", "restarted")
+        again.do("send", to=survivor.address, data="here again")
+        await survivor.says("message", data="here again")
+        story = [
+            (said["event"], said.get("reason"), said.get("name"))
+            for said in survivor.said
+            if said["event"] in ("joined", "left")
+        ]
+        assert story == [
+            ("joined", None, "before"),
+            ("left", "restarted", None),
+            ("joined", None, "after"),
+        ]
+        assert survivor.heard("left")[0]["at"] <= joined["at"]
+        assert again.heard("messages") == []
+
+
+@pytest.mark.parametrize("own_limit_s", [LIVENESS_S, 5.0], ids=["same-limit", "longer-limit-of-its-own"])
+async def test_a_process_stopped_beyond_the_limit_finds_itself_expelled(
+    tmp_path: Path, own_limit_s: float
+) -> None:
+    async with Processes(tmp_path) as processes:
+        sleeper = await processes.start("sleeper", limits={"liveness_s": own_limit_s})
+        other = await processes.start("other", limits=QUICK)
+        await sleeper.says("joined")
+        await other.says("joined")
+        stream = await stream_between(sleeper, other)
+        stopping = asyncio.create_task(stopped_for(sleeper, 1.8 * LIVENESS_S))
+        await asyncio.sleep(0)
+        other.do("send", to=sleeper.address, data="stale")
+        sent = await other.says("sent")
+        ended = await other.says("ended", stream=stream)
+        assert (ended["error"], ended["reason"]) == ("PeerLost", "silent")
+        assert (await other.says("left"))["reason"] == "silent"
+        done = await other.says("done", id=sent["id"])
+        assert (done["error"], done["cause"]) == ("DeliveryUnknown", "PeerLost")
+        woken_at = await stopping
+        # It tells nobody lost by its own judgement: it learns that it was given up, and joins anew.
+        ended = await sleeper.says("ended", stream=stream)
+        assert (ended["error"], ended["reason"]) == ("PeerLost", "expelled")
+        assert (await sleeper.says("left"))["reason"] == "expelled"
+        rejoined = await sleeper.until(lambda: sleeper.heard("joined")[1:])
+        await other.until(lambda: other.heard("joined")[1:])
+        print(f"joined anew {rejoined[0]['at'] - woken_at:.3f} s after waking")
+        other.do("send", to=sleeper.address, data="fresh")
+        await sleeper.says("message", data="fresh")
+        assert sleeper.heard("message", data="stale") == []
+        sleeper.do("stats")
+        assert (await sleeper.says("stats"))["stale"] >= 1
+        for process in (sleeper, other):
+            assert [len(process.heard(event)) for event in ("joined", "left")] == [2, 1]
+
+
+async def test_a_process_stopped_for_less_than_half_the_limit_is_missed_by_nobody(tmp_path: Path) -> None:
+    async with Processes(tmp_path, limits={"liveness_s": 2.0}) as processes:
+        sleeper, other = await processes.pair()
+        stream = await stream_between(other, sleeper)
+        other.do("flood", stream=stream)
+        await sleeper.until(lambda: len(sleeper.heard("messages")) > 20)
+        woken_at = await stopped_for(sleeper, 0.4)
+        await sleeper.until(
+            lambda: [said for said in sleeper.heard("messages") if said["at"] > woken_at][20:]
+        )
+        other.do("finish", stream=stream)
+        sleeper.do("finish", stream=stream)
+        assert (await other.says("ended"))["error"] is None
+        assert (await sleeper.says("ended"))["error"] is None
+        first, expected = 1, sleeper.heard("messages")
+        for said in expected:
+            assert said["first"] == first
+            first += said["count"]
+        for process in (sleeper, other):
+            assert process.heard("left") == []
+            assert [said for said in process.heard("changed") if said["state"] == "suspect"] == []
