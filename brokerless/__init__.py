@@ -36,6 +36,7 @@ from brokerless.errors import (
     StartError,
     StreamClosed,
     StreamError,
+    StreamFinished,
     StreamNotReady,
     StreamRejected,
     StreamReset,
@@ -45,7 +46,6 @@ from brokerless.errors import (
     WaitTimeout,
     WireError,
 )
-from brokerless.errors import StreamFinished as StreamFinishedError
 from brokerless.model import (
     DatagramPath,
     DropCause,
@@ -67,7 +67,7 @@ from brokerless.model import (
     SendDone,
     StreamAcknowledged,
     StreamEnded,
-    StreamFinished,
+    StreamFinishedReceiving,
     StreamMessages,
     StreamOffered,
     StreamOpened,
@@ -140,7 +140,7 @@ __all__ = [
     "StreamEnded",
     "StreamError",
     "StreamFinished",
-    "StreamFinishedError",
+    "StreamFinishedReceiving",
     "StreamMessages",
     "StreamNotReady",
     "StreamOffered",

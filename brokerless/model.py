@@ -212,7 +212,7 @@ class StreamAcknowledged:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamFinished:
+class StreamFinishedReceiving:
     """The other end sends no more; what came before stands."""
 
     stream: Stream
@@ -237,7 +237,7 @@ Event: TypeAlias = (
     | StreamReady
     | StreamMessages
     | StreamAcknowledged
-    | StreamFinished
+    | StreamFinishedReceiving
     | StreamEnded
 )
 

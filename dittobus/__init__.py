@@ -44,6 +44,7 @@ from brokerless import (
     StartError,
     StreamClosed,
     StreamError,
+    StreamFinished,
     StreamNotReady,
     StreamRejected,
     StreamReset,
@@ -57,7 +58,6 @@ from brokerless import (
 )
 from brokerless import Message as DittoBusMessage
 from brokerless import Reliability as DittoBusReliability
-from brokerless import StreamFinishedError as StreamFinished
 from dittobus.bus import DittoBus
 from dittobus.delegates import DittoBusDelegate, DittoBusStreamDelegate
 from dittobus.dispatch import DispatchQueue

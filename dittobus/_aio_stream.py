@@ -8,8 +8,7 @@ import warnings
 from collections import deque
 from typing import TYPE_CHECKING
 
-from brokerless import BusError, EndOfStream, ForkedProcessError, SendQueueFull
-from brokerless import StreamFinishedError as StreamFinished
+from brokerless import BusError, EndOfStream, ForkedProcessError, SendQueueFull, StreamFinished
 from dittobus._arguments import checked_code, checked_message, checked_timeout
 
 if TYPE_CHECKING:

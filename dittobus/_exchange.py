@@ -14,7 +14,7 @@ from brokerless import (
     SendDone,
     StreamAcknowledged,
     StreamEnded,
-    StreamFinished,
+    StreamFinishedReceiving,
     StreamMessages,
     StreamOffered,
     StreamOpened,
@@ -67,7 +67,7 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
             StreamReady: self._stream_ready,
             StreamMessages: self._stream_messages,
             StreamAcknowledged: self._stream_acknowledged,
-            StreamFinished: self._stream_finished,
+            StreamFinishedReceiving: self._stream_finished,
             StreamEnded: self._stream_ended,
         }
 
@@ -153,7 +153,7 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
         if (stream := self._stream(event.stream)) is not None:
             stream._did_acknowledge(event.sequence)
 
-    def _stream_finished(self, event: StreamFinished) -> None:
+    def _stream_finished(self, event: StreamFinishedReceiving) -> None:
         if (stream := self._stream(event.stream)) is not None:
             stream._did_finish_receiving()
 

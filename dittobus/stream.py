@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from brokerless import BusError, SendQueueFull, SendTimeout, StreamNotReady, UsageError
-from brokerless import StreamFinishedError as StreamFinished
+from brokerless import StreamFinished
 from dittobus._arguments import checked_code, checked_message, checked_timeout
 from dittobus._futures import BusFuture
 from dittobus._ground import checked_completion

@@ -28,7 +28,7 @@ from brokerless import (
     SendTimeout,
     StartError,
     StreamAcknowledged,
-    StreamFinished,
+    StreamFinishedReceiving,
     StreamOffered,
     StreamRejected,
     StreamReset,
@@ -232,7 +232,7 @@ async def test_a_stream_is_offered_accepted_used_both_ways_and_ends_cleanly(tmp_
         assert stream.reply_metadata == b"720p"
         assert second.received[other] == [b"early", b"late"]
         stream.finish()
-        await second.event(StreamFinished)
+        await second.event(StreamFinishedReceiving)
         other.send(b"back")
         other.finish()
         assert await first.ended(stream) is None

@@ -20,10 +20,10 @@ from brokerless import (
     SendDone,
     StreamClosed,
     StreamEnded,
-    StreamFinished,
+    StreamFinishedReceiving,
     Ticket,
 )
-from brokerless.errors import StreamFinished as StreamFinishedError
+from brokerless.errors import StreamFinished
 from brokerless.testing.chaos import Chaos
 from tests.test_node import Stubborn, commands, files
 from tests.witness import Log, Mesh, Witness
@@ -87,7 +87,7 @@ async def test_open_streams_are_drained_and_closed(tmp_path: Path) -> None:
         assert [len(data) for data in second.received[other]] == [10_001] * 10 + [10_002] * 40
         [ended] = first.of(StreamEnded)
         assert ended.error is None
-        await second.event(StreamFinished)
+        await second.event(StreamFinishedReceiving)
         assert await second.ended(other) is None
 
 
@@ -246,7 +246,7 @@ async def test_afterwards_there_is_nothing_to_be_had(tmp_path: Path) -> None:
         for command in commands(first.node):
             with pytest.raises(BusClosed):
                 command()
-        with pytest.raises((BusClosed, StreamFinishedError)):
+        with pytest.raises((BusClosed, StreamFinished)):
             stream.send(b"x")
         told = len(first.events)
         second.send(b"x", first) if second.node.peer(first.address) else None

@@ -24,7 +24,7 @@ from brokerless import (
     SendQueueFull,
     StreamAcknowledged,
     StreamEnded,
-    StreamFinished,
+    StreamFinishedReceiving,
     StreamReady,
 )
 from brokerless.testing.chaos import Chaos
@@ -133,7 +133,7 @@ async def transfer(line: Line, size: int, disturb: Any, times: int) -> list[floa
             began, before = time.monotonic(), arrived(second, other)
             await second.until(lambda before=before: arrived(second, other) > before)
             resumed_s.append(time.monotonic() - began)
-    await second.event(StreamFinished)
+    await second.event(StreamFinishedReceiving)
     assert arrived(second, other) == size
     assert hashlib.sha256(b"".join(second.received[other])).digest() == hashlib.sha256(data).digest()
     other.finish()

@@ -25,12 +25,12 @@ from brokerless.model import (
     Reliability,
     StreamAcknowledged,
     StreamEnded,
+    StreamFinishedReceiving,
     StreamMessages,
     StreamOpened,
     StreamReady,
     StreamStats,
 )
-from brokerless.model import StreamFinished as StreamFinishedEvent
 from brokerless.protocol import wire
 from brokerless.protocol.credit import MESSAGE_COST_BYTES, ReceiveWindow
 from brokerless.protocol.inbound import Arrivals, Unconsumed
@@ -253,7 +253,7 @@ class Stream:
         for event, cost in held:
             self._receive(event, cost)
         if self._receiving is Receiving.FINISHED:
-            self._host.emit(StreamFinishedEvent(self))
+            self._host.emit(StreamFinishedReceiving(self))
             self._close_if_consumed()
 
     def reject(self, code: int, reason: str = "") -> None:
@@ -364,7 +364,7 @@ class Stream:
             if frame.last_sequence != received or (self._arrivals.is_partial and not discarding):
                 raise self._violation(f"FINISH at {frame.last_sequence}, after {received}")
             if self.state is StreamState.OPEN and not discarding:
-                self._host.emit(StreamFinishedEvent(self))
+                self._host.emit(StreamFinishedReceiving(self))
                 self._close_if_consumed()
             self._end_if_done()
 

@@ -15,7 +15,7 @@ from brokerless import (
     PeerLost,
     SendQueueFull,
     StreamClosed,
-    StreamFinishedError,
+    StreamFinished,
     StreamReset,
 )
 
@@ -217,7 +217,7 @@ async def test_the_normal_end(ends: Ends) -> None:
     await ours.send(b"last")
     await ours.finish()
     await ours.finish()
-    with pytest.raises(StreamFinishedError):
+    with pytest.raises(StreamFinished):
         await ours.send(b"later")
     assert await theirs.receive() == b"last"
     for _ in range(2):
@@ -279,7 +279,7 @@ async def test_a_close_waits_until_all_was_consumed(ends: Ends) -> None:
     assert [await theirs.receive() for _ in range(9)] == [b"%d" % number for number in range(9)]
     await spin()
     assert not closing.done()
-    with pytest.raises(StreamFinishedError):
+    with pytest.raises(StreamFinished):
         await receiving
     assert await theirs.receive() == b"9"
     await closing

@@ -16,7 +16,7 @@ from brokerless import (
     SendQueueFull,
     SendTimeout,
     StreamClosed,
-    StreamFinishedError,
+    StreamFinished,
     StreamNotReady,
     StreamReset,
     UsageError,
@@ -224,9 +224,9 @@ def test_finishing_one_way_leaves_the_other_open(ends: Ends) -> None:
     ours.send(b"last")
     ours.finish()
     ours.finish()
-    with pytest.raises(StreamFinishedError):
+    with pytest.raises(StreamFinished):
         ours.send(b"later")
-    with pytest.raises(StreamFinishedError):
+    with pytest.raises(StreamFinished):
         ours.enqueue_message(b"later")
     assert not ours.is_ready
     their_recorder.log.wait("finished")
@@ -296,7 +296,7 @@ def test_what_waits_to_be_accepted_is_told_when_closing_runs_out_of_time(pair: P
 def test_an_abort_resets(ends: Ends) -> None:
     ours, our_recorder, theirs, their_recorder = ends
     ours.abort(7, "enough")
-    with pytest.raises(StreamFinishedError):
+    with pytest.raises(StreamFinished):
         ours.send(b"later")
     error = their_recorder.log.wait("closed")
     assert (type(error), error.code, error.reason) == (StreamReset, 7, "enough")
@@ -328,7 +328,7 @@ def test_closing_the_bus_ends_its_streams(ends: Ends, pair: Pair) -> None:
     assert our_recorder.log.of("closed")
     assert their_recorder.log.wait("message") == b"last"
     their_recorder.log.wait("closed")
-    with pytest.raises((StreamFinishedError, BusClosed, StreamClosed)):
+    with pytest.raises((StreamFinished, BusClosed, StreamClosed)):
         ours.send(b"later")
 
 

@@ -25,13 +25,13 @@ from brokerless.model import (
     Event,
     StreamAcknowledged,
     StreamEnded,
+    StreamFinishedReceiving,
     StreamMessages,
     StreamOffered,
     StreamOpened,
     StreamReady,
     StreamStats,
 )
-from brokerless.model import StreamFinished as StreamFinishedEvent
 from brokerless.protocol import wire
 from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.stream import again
@@ -126,7 +126,7 @@ def test_what_is_sent_with_the_offer_waits_for_acceptance(ends: Ends) -> None:
         StreamMessages(far, 1, [b"a"]),
         StreamMessages(far, 2, [b"b"]),
         StreamMessages(far, 3, [bytes(1500)]),
-        StreamFinishedEvent(far),
+        StreamFinishedReceiving(far),
     ]
     ends.exchange()
     assert ends.near.events == [StreamOpened(near), StreamAcknowledged(near, 3)]
@@ -139,7 +139,7 @@ def test_a_stream_that_finished_empty_before_acceptance(ends: Ends) -> None:
     ends.exchange()
     far = ends.far.stream(2)
     far.accept()
-    assert kinds(ends.far) == [StreamOffered, StreamOpened, StreamFinishedEvent]
+    assert kinds(ends.far) == [StreamOffered, StreamOpened, StreamFinishedReceiving]
     far.finish()
     ends.exchange()
     assert ended(ends.near) is None
@@ -559,7 +559,7 @@ def test_both_finish_and_everything_is_consumed(ends: Ends) -> None:
     near.finish()
     near.finish()
     ends.exchange()
-    assert ends.far.take_events() == [StreamMessages(far, 1, [b"n"]), StreamFinishedEvent(far)]
+    assert ends.far.take_events() == [StreamMessages(far, 1, [b"n"]), StreamFinishedReceiving(far)]
     far.send(b"f")
     far.finish()
     ends.exchange()
@@ -598,12 +598,12 @@ def test_finish_comes_after_what_is_queued(ends: Ends) -> None:
         near.send(bytes(1000))
     near.finish()
     ends.exchange()
-    assert StreamFinishedEvent(far) not in ends.far.events
+    assert StreamFinishedReceiving(far) not in ends.far.events
     for _ in range(4):
         far.consume(1)
         ends.exchange()
     assert len(data_of(ends.far.events)) == 4
-    assert ends.far.events[-1] == StreamFinishedEvent(far)
+    assert ends.far.events[-1] == StreamFinishedReceiving(far)
 
 
 def test_an_application_that_never_consumes_keeps_the_stream(ends: Ends) -> None:
@@ -627,7 +627,7 @@ def test_close_drains_what_is_queued_and_discards_what_comes(ends: Ends) -> None
     ends.exchange()
     assert StreamMessages(near, 1, [b"under way"]) not in ends.near.events
     assert data_of(ends.far.events) == [b"last words"]
-    assert ends.far.events[-1] == StreamFinishedEvent(far)
+    assert ends.far.events[-1] == StreamFinishedReceiving(far)
     with pytest.raises(StreamClosed) as caught:
         far.send(b"x")
     assert caught.value.last_consumed == 0

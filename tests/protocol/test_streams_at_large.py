@@ -25,12 +25,12 @@ from brokerless.errors import (
 from brokerless.model import (
     StreamAcknowledged,
     StreamEnded,
+    StreamFinishedReceiving,
     StreamMessages,
     StreamOffered,
     StreamOpened,
     StreamReady,
 )
-from brokerless.model import StreamFinished as StreamFinishedEvent
 from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.outbound import ROOM_BYTES_MIN
 from brokerless.protocol.stream_state import StreamState
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 STREAMS_MAX = 4
 STREAM_EVENTS = (
-    StreamOpened | StreamMessages | StreamFinishedEvent | StreamEnded | StreamAcknowledged | StreamReady
+    StreamOpened | StreamMessages | StreamFinishedReceiving | StreamEnded | StreamAcknowledged | StreamReady
 )
 ENDINGS = (StreamClosed, StreamReset, StreamRejected, OpenTimeout)
 ENDS = st.sampled_from(["near", "far"])
@@ -240,7 +240,7 @@ class StreamsAtLarge(RuleBasedStateMachine):
             event,
             StreamOpened
             | StreamMessages
-            | StreamFinishedEvent
+            | StreamFinishedReceiving
             | StreamEnded
             | StreamAcknowledged
             | StreamReady,
@@ -252,7 +252,7 @@ class StreamsAtLarge(RuleBasedStateMachine):
             side.has_opened = True
         elif isinstance(event, StreamMessages):
             self.see_messages(side, event)
-        elif isinstance(event, StreamFinishedEvent):
+        elif isinstance(event, StreamFinishedReceiving):
             self.see_finished(side)
         elif isinstance(event, StreamEnded):
             self.see_end(side, event.error)
