@@ -120,7 +120,7 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
             unknown = DeliveryUnknown("the bus was closed before the acknowledgement came")
             unknown.__cause__ = closed
             self._send_done(SendDone(send_id, unknown))
-        self.table.close()
+        self.table.close(closed)
 
     # Events
 

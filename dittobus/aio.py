@@ -286,7 +286,7 @@ class Bus:
     def _running(self) -> AioExchange:
         if not self._started:
             raise _not_started()
-        if self._closing is not None:
+        if self._closing is not None or self._exchange.is_over:
             raise self._exchange.closed_error()
         return self._exchange
 

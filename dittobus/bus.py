@@ -327,10 +327,11 @@ class DittoBus(Recipient):
     @property
     def peers(self) -> tuple[Peer, ...]:
         """Snapshots of everybody known and not lost; empty when the bus is not running."""
-        if self._ground is None or self._closed:
+        if self._ground is None or self._exchange is None:
             return ()
-        ground, exchange = self._running()
-        return ground.io.call(lambda: exchange.node.peers)
+        self._ground.check_process()
+        exchange = self._exchange
+        return () if self._closed else self._ground.io.call(lambda: exchange.node.peers)
 
     def peer(self, address: Address | Peer) -> Peer | None:
         """Return a snapshot of that peer as it is now, or None."""
@@ -465,7 +466,7 @@ class DittoBus(Recipient):
     def _running(self) -> tuple[Ground, BusExchange]:
         ground, exchange = self._started()
         ground.check_process()
-        if self._closed:
+        if self._closed or exchange.is_over:
             raise exchange.closed_error()
         return ground, exchange
 

@@ -92,12 +92,12 @@ class PeerTable:
             _expire(future, timeout, f"fewer than {count} peers within {timeout} s")
         return future
 
-    def close(self) -> None:
+    def close(self, error: BusClosed) -> None:
         """Disappoint those who still wait."""
         waiting: list[asyncio.Future[Peer] | asyncio.Future[tuple[Peer, ...]]] = [*self._waits, *self._counts]
         for future in waiting:
             if not future.done():
-                future.set_exception(BusClosed("the bus was closed while waiting for a peer"))
+                future.set_exception(error)
 
 
 def checked_target(target: WaitTarget) -> WaitTarget:

@@ -9,8 +9,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from brokerless import BusError, SendQueueFull, SendTimeout, StreamNotReady, UsageError
-from brokerless import StreamFinished
+from brokerless import BusError, SendQueueFull, SendTimeout, StreamFinished, StreamNotReady, UsageError
 from dittobus._arguments import checked_code, checked_message, checked_timeout
 from dittobus._futures import BusFuture
 from dittobus._ground import checked_completion
@@ -41,7 +40,7 @@ REPORT_BYTES = 8 * 1024
 class _Waiting:
     """A message, or a last command, that the stream's send queue has not accepted yet."""
 
-    __slots__ = ("command", "completion", "data", "future")
+    __slots__ = ("command", "completion", "cost", "data", "future")
 
     def __init__(
         self,
@@ -54,10 +53,7 @@ class _Waiting:
         self.future = future
         self.completion = completion
         self.command = command
-
-    @property
-    def cost(self) -> int:
-        return 0 if self.command is not None else len(self.data) + MESSAGE_COST_BYTES
+        self.cost = len(data) + MESSAGE_COST_BYTES
 
 
 class DittoBusStream(Recipient):
@@ -80,8 +76,9 @@ class DittoBusStream(Recipient):
         self._strand: Strand | None = None  # unknown until there is a delegate
         self._held: deque[Entry] = deque()  # what comes until then
         self._handing_over = handing_over  # within the callback that hands the stream to the application
-        self._waiting: deque[_Waiting] = deque()
-        self._waiting_bytes = 0
+        self._waiting: deque[_Waiting] = deque()  # under the lock other threads add, without it ours takes
+        self._added_bytes = 0
+        self._taken_bytes = 0
         self._flush_posted = False
         self._telling = False  # the delegate has not heard yet that a message was enqueued
         self._accepted = 0  # sequence of the last message that the send queue took
@@ -224,7 +221,8 @@ class DittoBusStream(Recipient):
         message = _Waiting(checked_message(data, ground.limits), future, completion)
         with self._lock:
             self._require_sending()
-            if self._waiting and self._waiting_bytes + message.cost > ground.limits.send_queue_bytes_max:
+            waiting_bytes = self._added_bytes - self._taken_bytes
+            if self._waiting and waiting_bytes + message.cost > ground.limits.send_queue_bytes_max:
                 raise SendQueueFull(
                     f"{len(self._waiting)} messages wait to be accepted",
                     peer=self.peer,
@@ -334,7 +332,6 @@ class DittoBusStream(Recipient):
             self._ended = True
             self._end_error = error
             waiting, self._waiting = self._waiting, deque()
-            self._waiting_bytes = 0
             self._ground.kept.discard(self)
         reason = error or StreamFinished(
             "the stream was closed before this message was accepted", peer=self.peer
@@ -347,29 +344,26 @@ class DittoBusStream(Recipient):
 
     def _did_get_ready(self) -> None:
         """Give the core what waits, as far as it takes it; the rest follows when it is ready again."""
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._flush_posted = False
-                    return
-                message = self._waiting[0]
+        self._flush_posted = False  # what is added from here on is either seen below, or posted again
+        while self._waiting:
+            message = self._waiting[0]
             error = None
-            sequence = self._accepted + 1
             try:
-                if message.command is not None:
-                    message.command()
+                if message.command is None:
+                    self._accepted = self._core.send(message.data)
                 else:
-                    sequence = self._core.send(message.data)
+                    message.command()
             except SendQueueFull:  # the core tells when it has room; until then nobody else need try
+                self._flush_posted = True
                 return
             except BusError as failure:
                 error = failure
-            with self._lock:
-                if self._waiting:  # a command may have ended the stream
-                    self._waiting.popleft()
-                    self._waiting_bytes -= message.cost
-                if message.command is None and error is None:
-                    self._accepted = sequence
+            sequence = self._accepted if error is None else self._accepted + 1
+            # As long as it waits no other is enqueued: so the delegate is to be told before it leaves.
+            self._telling |= message.future is None and message.command is None
+            if self._waiting:  # a command may have ended the stream, and with it those who wait
+                self._waiting.popleft()
+                self._taken_bytes += message.cost
             self._settle(message, sequence, error)
 
     def _deliver(self, entry: Entry) -> None:
@@ -384,7 +378,6 @@ class DittoBusStream(Recipient):
         if message.command is not None:
             return
         if message.future is None:
-            self._telling = True
             self._deliver(Progress(enqueued=(sequence, error)))
         elif error is None:
             message.future.succeed(sequence)
@@ -395,19 +388,20 @@ class DittoBusStream(Recipient):
 
     def _arm(self, message: _Waiting, timeout: float) -> None:
         """Give the message, or the closing, only so much time to be accepted."""
-        if message in self._waiting:
-            self._ground.io.loop.call_later(timeout, self._expire, message)
+        with self._lock:
+            if message in self._waiting:
+                self._ground.io.loop.call_later(timeout, self._expire, message)
 
     def _expire(self, message: _Waiting) -> None:
-        if message.command is not None:
-            if message in self._waiting:
-                message.command()  # closes the core, which has run out of time as well, and fails what waits
-            return
         with self._lock:
             if message not in self._waiting:
                 return
-            self._waiting.remove(message)
-            self._waiting_bytes -= message.cost
+            if message.command is None:
+                self._waiting.remove(message)
+                self._taken_bytes += message.cost
+        if message.command is not None:
+            message.command()  # closes the core, which has no time left, either, and so fails what waits
+            return
         text = "the stream did not accept the message in time; it was not sent"
         self._settle(message, 0, SendTimeout(text, peer=self.peer))
 
@@ -436,7 +430,7 @@ class DittoBusStream(Recipient):
 
     def _wait(self, message: _Waiting) -> None:
         self._waiting.append(message)
-        self._waiting_bytes += message.cost
+        self._added_bytes += message.cost
         if not self._flush_posted:
             self._flush_posted = True
             self._ground.io.post(self._did_get_ready)

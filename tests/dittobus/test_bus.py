@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
@@ -16,6 +17,8 @@ from brokerless import (
     BusError,
     ConfigError,
     DeliveryUnknown,
+    Identity,
+    IdentityInUse,
     LossReason,
     MessageTooLarge,
     OpenTimeout,
@@ -25,7 +28,15 @@ from brokerless import (
     UsageError,
     WaitTimeout,
 )
-from dittobus import DispatchQueue, DittoAddress, DittoBus, DittoBusDelegate, DittoBusReliability
+from dittobus import (
+    DispatchQueue,
+    DittoAddress,
+    DittoBus,
+    DittoBusDelegate,
+    DittoBusReliability,
+    _ground,
+    _strand,
+)
 from tests.dittobus.recording import WAIT_S, BusRecorder, Log, StreamRecorder
 
 if TYPE_CHECKING:
@@ -150,7 +161,6 @@ def test_a_delegate_sees_who_is_there_at_once_and_then_every_change(pair: Pair) 
     recorder.log.wait_until(
         lambda: any(near.address in addresses(peers) for peers in recorder.log.of("peers"))
     )
-    assert recorder.log.of("peers")[0] == ()
     assert [peer.name for peer in far.peers] == ["near"]
     peer = far.peer(near.address)
     assert peer is not None
@@ -163,6 +173,12 @@ def test_a_delegate_sees_who_is_there_at_once_and_then_every_change(pair: Pair) 
     late.log.wait_until(lambda: late.log.of("peers")[-1] == ())
     [lost] = late.log.of("peers")[-1].lost
     assert (lost.peer.address, lost.reason) == (address, LossReason.LEFT)
+
+
+def test_a_delegate_is_told_at_once_that_nobody_is_there(make_bus: MakeBus) -> None:
+    recorder = BusRecorder()
+    make_bus("alone", delegate=recorder)
+    assert recorder.log.wait("peers") == ()
 
 
 def addresses(peers: Any) -> list[Address]:
@@ -433,6 +449,53 @@ def test_a_callback_that_hangs_holds_up_neither_the_network_nor_other_queues(pai
     near.send(b"again", far.address).result(WAIT_S)  # acknowledged by the bus, not by its application
     assert far.send(b"still here", near.address).result(WAIT_S) is None
     release.set()
+
+
+def test_a_callback_that_takes_long_is_logged_while_it_does(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_strand, "SLOW_CALLBACK_S", 0.01)
+    monkeypatch.setattr(_ground, "WATCH_INTERVAL_S", 0.01)
+    near, far, _ = pair
+    logged = threading.Event()
+    monkeypatch.setattr(_strand._log, "warning", lambda *_: logged.set())
+    far.delegate = stuck = Stuck(release := threading.Event())
+    near.send(b"hello", far.address)
+    stuck.log.wait("stuck")
+    assert logged.wait(WAIT_S)
+    release.set()
+
+
+# Identities
+
+
+def test_an_identity_in_use_is_refused_at_start(make_bus: MakeBus, mesh: dict[str, Any]) -> None:
+    identity = os.path.join(mesh["directory"], "identity")
+    first = make_bus("first", identity=identity)
+    address = first.address
+    second = DittoBus("second", **mesh, identity=identity)
+    with pytest.raises(IdentityInUse):
+        second.start()
+    first.close()
+    second.start()
+    assert second.address == address
+    second.close()
+
+
+def test_a_bus_whose_identity_another_took_over_closes_and_says_why(make_bus: MakeBus) -> None:
+    identity = Identity.generate()
+    witness, first = make_bus("witness"), make_bus("first", identity=identity)
+    waiting = first.wait_for_peer("nobody", timeout=None)
+    witness.wait_for_peer("first").result(WAIT_S)
+    make_bus("second", identity=identity)
+    with pytest.raises(BusClosed) as caught:
+        waiting.result(WAIT_S)
+    assert isinstance(caught.value.__cause__, IdentityInUse)
+    with pytest.raises(BusClosed) as caught:
+        first.send(b"", witness.address)
+    assert isinstance(caught.value.__cause__, IdentityInUse)
+    assert first.peers == ()
+    assert witness.wait_for_peer("second").result(WAIT_S)
 
 
 # Closing

@@ -107,7 +107,7 @@ async def test_nobody_waits_for_a_closed_bus() -> None:
     waits: list[asyncio.Future[object]] = [table.wait_for("x", None), table.wait_for_count(1, None)]  # type: ignore[list-item]
     given_up = table.wait_for("y", None)
     given_up.cancel()
-    table.close()
+    table.close(BusClosed("closed"))
     for waiting in waits:
         with pytest.raises(BusClosed):
             await waiting

@@ -366,12 +366,13 @@ def test_what_arrives_before_there_is_a_delegate_waits(pair: Pair) -> None:
 
 
 def test_the_delegate_can_be_changed_and_taken_away(ends: Ends) -> None:
-    ours, _, theirs, first = ends
+    ours, our_recorder, theirs, first = ends
     ours.send(b"1")
     first.log.wait("message")
     theirs.delegate = None
     ours.send(b"2")
-    ours.send(b"3").result(WAIT_S)
+    ours.send(b"3")
+    our_recorder.log.wait_until(lambda: our_recorder.log.of("receipt")[-1:] == [3])
     theirs.delegate = second = StreamRecorder()
     second.log.wait("message", 2)
     assert (first.log.of("message"), second.log.of("message")) == ([b"1"], [b"2", b"3"])
