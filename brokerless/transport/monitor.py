@@ -28,10 +28,12 @@ class Monitor:
     """Reads the monitor of ``watched`` and calls ``on_event(event, value)`` for every event in ``events``.
 
     libzmq writes events from its I/O thread with a *blocking* send, holding a lock that closing ``watched``
-    needs too. So the queue has no limit here (``RCVHWM`` 0), and ``events`` is to hold only what is needed.
+    needs too: with a full queue, or nobody at its other end, all links stand still, and close never ends. So
+    the queue has no limit here (``RCVHWM`` 0), ``events`` is to hold only what is needed, and ``close`` first
+    stops the writing, then the reading. To be closed before ``watched``.
     """
 
-    __slots__ = ("_on_event", "_socket", "_wake")
+    __slots__ = ("_on_event", "_socket", "_wake", "_watched")
 
     def __init__(
         self,
@@ -43,14 +45,16 @@ class Monitor:
     ) -> None:
         address = f"inproc://monitor-{next(_addresses)}"
         self._on_event = on_event
-        watched.monitor(address, events)
+        self._watched = watched
         self._socket = context.socket(zmq.PAIR)
         try:
+            watched.monitor(address, events)
             self._socket.setsockopt(zmq.LINGER, 0)
             self._socket.setsockopt(zmq.RCVHWM, 0)
             self._socket.connect(address)
             self._wake = Wake(loop, self._socket, self._look)
         except BaseException:
+            watched.monitor(None, 0)
             self._socket.close()
             raise
 
@@ -60,6 +64,8 @@ class Monitor:
 
     def close(self) -> None:
         """Read no more."""
+        if not self._watched.closed:
+            self._watched.monitor(None, 0)
         self._wake.close()
         self._socket.close()
 

@@ -77,6 +77,13 @@ class Recorder:
         return self.of(kind, link)[count - 1]
 
 
+def collect_failures(failures: list[BaseException]) -> None:
+    """Keep what is raised in callbacks of the running loop, which otherwise only logs it."""
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: failures.append(context.get("exception") or RuntimeError(context["message"]))
+    )
+
+
 class Node:
     """A transport with its identity and its recorder."""
 
@@ -110,12 +117,15 @@ async def running(
     *hosts: str, port: int = 0, ipc_directory: Path | None = None, **options: Any
 ) -> AsyncIterator[Node]:
     """A node that listens on the hosts, by default on 127.0.0.1."""
-    node = Node(**options)
+    node, failures = Node(**options), list[BaseException]()
+    if asyncio.get_running_loop().get_exception_handler() is None:
+        collect_failures(failures)
     try:
         node.endpoints = await node.transport.start(hosts or ("127.0.0.1",), port, ipc_directory)
         yield node
     finally:
         await node.transport.close()
+    assert not failures
 
 
 @contextlib.asynccontextmanager

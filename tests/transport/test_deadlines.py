@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from brokerless.transport.deadlines import Deadlines
-from tests.transport.support import PATIENCE_S
+from tests.transport.support import PATIENCE_S, collect_failures
 
 pytestmark = pytest.mark.asyncio
 
@@ -65,8 +65,8 @@ async def test_one_set_while_another_ends_gets_its_own_time() -> None:
 
 
 async def test_an_exception_does_not_stop_the_others() -> None:
-    failures: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    failures: list[BaseException] = []
+    collect_failures(failures)
     expired = Expired()
 
     def expire(key: str) -> None:

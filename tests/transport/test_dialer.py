@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import zmq
 
 from brokerless.errors import ConfigError
 from brokerless.identity import Identity
-from tests.transport.support import HASTE_S, PATIENCE_S, bare_context, bare_router, running
+from brokerless.transport import dialer
+from tests.transport.support import HASTE_S, PATIENCE_S, bare_context, bare_router, linked, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,6 +133,43 @@ async def test_too_many_parts_from_an_acceptor() -> None:
             router.send_multipart([routing_id, b"four"])
             assert await node.sink.wait("closed", link) == ("closed", link, "malformed")
             assert node.sink.packets(link) == [b"one"]
+
+
+async def test_an_end_seen_before_the_last_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialer, "PACKETS_PER_TURN", 1)
+    identity, last = Identity.generate(), [b"one", b"two", b"goodbye"]
+    async with running() as node:
+        with bare_context() as context:
+            router, endpoint = bare_router(context, identity)
+            link = node.transport.dial(endpoint, identity.address)
+            await node.sink.wait("opened", link)
+            assert node.transport.send(link, b"hello")
+            routing_id, _ = await asyncio.to_thread(router.recv_multipart)
+            for packet in last:
+                router.send_multipart([routing_id, packet])
+            router.close(linger=int(PATIENCE_S * 1000))
+            dialled = node.transport._table.get(link)
+            assert isinstance(dialled, dialer.DialledLink)
+            assert dialled._monitor is not None
+            assert dialled._monitor._socket.poll(int(PATIENCE_S * 1000))
+            dialled._monitor.sweep()
+            await node.sink.wait("closed", link)
+            assert node.sink.packets() == last
+
+
+async def test_a_send_that_swallows_the_signal_of_a_packet() -> None:
+    async with linked() as (node, link, other, others):
+        dialled = node.transport._table.get(link)
+        assert isinstance(dialled, dialer.DialledLink)
+        assert dialled._socket is not None
+        descriptor = int(dialled._socket.get(zmq.FD))
+        assert other.transport.send(others, b"waiting")
+        assert dialled._socket.poll(int(PATIENCE_S * 1000))
+        while select.select([descriptor], [], [], 0)[0]:
+            dialled._socket.get(zmq.EVENTS)  # as a send does, but only once a millisecond or so
+        assert node.transport.send(link, b"from us")
+        await node.sink.wait("message")
+        assert node.sink.packets() == [b"waiting"]
 
 
 async def test_a_cut_while_packets_are_delivered() -> None:

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-import zmq
 
 from brokerless.address import Address
 from brokerless.identity import Identity
@@ -30,6 +29,8 @@ from tests.transport.support import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import zmq
 
 pytestmark = pytest.mark.asyncio
 
@@ -160,7 +161,7 @@ class TestImpostors:
     async def test_a_successor_with_another_key_gets_nothing_of_the_old_link(self) -> None:
         """The victim goes and another comes with its routing id, while we see neither."""
         routing_id, identity = fresh_routing_id(), Identity.generate()
-        async with running() as node:
+        async with running(timeout_s=4 * PATIENCE_S) as node:
             with bare_context() as context:
                 victim = bare_dealer(context, node, routing_id=routing_id)
                 victim.send(b"hello")
@@ -168,8 +169,9 @@ class TestImpostors:
                 assert victims_address != identity.address
                 await node.sink.wait("message", link)
                 victim.close(linger=0)
-                _successor = self.take_over(node, context, routing_id, identity)
+                _successor, events = self.take_over(node, context, routing_id, identity)
                 await node.sink.wait("closed", link)
+                await hung_up(events)
                 await still_serves(node)
                 assert b"as the victim" not in node.sink.packets()
 
@@ -179,25 +181,23 @@ class TestImpostors:
         context: zmq.Context[zmq.Socket[bytes]],
         routing_id: bytes,
         identity: Identity,
-    ) -> zmq.Socket[bytes]:
+    ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
         """Become the routing id's next holder, and speak, while the loop stands still."""
         accepting, zap = node.transport._listener, node.transport._zap
         assert accepting is not None
         assert zap is not None
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            try:
-                accepting.socket.send_multipart([routing_id, b""], zmq.NOBLOCK)
-            except zmq.ZMQError as error:
-                if error.errno == zmq.EHOSTUNREACH:
-                    break
-        successor = bare_dealer(context, node, routing_id=routing_id, identity=identity)
-        successor.send(b"as the victim")
-        while time.monotonic() < deadline and not accepting.socket.poll(10):
-            zap._look()
-        assert accepting.socket.poll(0)
-        accepting._wake.nudge()
-        return successor
+            successor, events = watched(bare_dealer, context, node, routing_id=routing_id, identity=identity)
+            successor.send(b"as the victim")
+            attempt = time.monotonic() + HASTE_S
+            while time.monotonic() < attempt:
+                zap._look()
+                if accepting.socket.poll(10):
+                    accepting._wake.nudge()
+                    return successor, events
+            successor.close(linger=0)  # libzmq still took the routing id for the victim's
+        raise AssertionError("nobody could take over")
 
     @pytest.mark.parametrize("routing_id", [b"", b"short", b"\1" * 17, b"\1" * 200])
     async def test_routing_ids_of_another_length(self, routing_id: bytes) -> None:
@@ -259,6 +259,39 @@ class TestMalformed:
                 await node.sink.wait("closed", link)
                 await hung_up(events)
                 assert len(node.sink.packets()) == 1
+
+
+async def test_a_first_packet_seen_before_its_connection() -> None:
+    async with running() as node:
+        accepting, zap = node.transport._listener, node.transport._zap
+        assert accepting is not None
+        assert zap is not None
+        with bare_context() as context:
+            dealer = bare_dealer(context, node)
+            dealer.send(b"hello")
+            deadline = time.monotonic() + PATIENCE_S
+            while time.monotonic() < deadline and not accepting.socket.poll(10):
+                zap._look()
+            accepting._look()  # before the monitor's turn comes
+            assert [event[0] for event in node.sink.events] == ["opened", "message", "turn"]
+
+
+async def test_an_end_seen_before_the_last_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "PACKETS_PER_TURN", 1)
+    async with running() as node:
+        accepting = node.transport._listener
+        assert accepting is not None
+        with bare_context() as context:
+            dealer = bare_dealer(context, node)
+            dealer.send(b"hello")
+            _, link, _ = await node.sink.wait("message")
+            for packet in (b"one", b"goodbye"):  # with more, libzmq waits for us before it sees the end
+                dealer.send(packet)
+            dealer.close(linger=int(PATIENCE_S * 1000))
+            assert accepting._monitor._socket.poll(int(PATIENCE_S * 1000))
+            accepting._monitor.sweep()
+            await node.sink.wait("closed", link)
+            assert node.sink.packets() == [b"hello", b"one", b"goodbye"]
 
 
 async def test_packets_of_a_link_that_was_cut_are_nobodys() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ import zmq
 
 from brokerless.transport import monitor
 from brokerless.transport.monitor import Monitor
-from tests.transport.support import PATIENCE_S, bare_context
+from tests.transport.support import PATIENCE_S, bare_context, collect_failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +71,20 @@ async def test_a_sweep_reads_everything_at_once() -> None:
         watching.close()
 
 
+async def test_libzmq_is_not_held_up_by_events_that_nobody_reads() -> None:
+    seen: list[int] = []
+    count = 1100  # more events than libzmq's own limits at both ends of a queue
+    with bare_context() as context:
+        watching, _router, endpoint = watch(context, lambda event, _: seen.append(event))
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        for _ in range(count):  # while the loop stands still
+            with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as client:
+                assert client.recv(1)
+        watching.sweep()
+        assert seen.count(zmq.EVENT_ACCEPTED) == count
+        watching.close()
+
+
 async def test_nothing_is_read_after_close_even_in_the_middle() -> None:
     seen: list[int] = []
     closed = asyncio.Event()
@@ -79,6 +94,8 @@ async def test_nothing_is_read_after_close_even_in_the_middle() -> None:
         watching.close()
         closed.set()
 
+    failures: list[BaseException] = []
+    collect_failures(failures)
     with bare_context() as context:
         watching, _router, endpoint = watch(context, close_at_once)
         await come_and_go(endpoint, 3)
@@ -86,3 +103,4 @@ async def test_nothing_is_read_after_close_even_in_the_middle() -> None:
             await closed.wait()
         await come_and_go(endpoint, 3)
         assert seen == [zmq.EVENT_ACCEPTED]
+        assert not failures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -24,6 +25,7 @@ from tests.transport.support import (
     bare_context,
     bare_dealer,
     bare_router,
+    collect_failures,
     linked,
     receive,
     running,
@@ -252,8 +254,8 @@ async def test_fifty_links_echo() -> None:
 
 
 async def test_a_sink_that_raises_loses_no_packet_after() -> None:
-    failures = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    failures: list[BaseException] = []
+    collect_failures(failures)
     async with linked() as (dialler, dialled, acceptor, _accepted):
 
         def fail(_link: int, packet: bytes) -> None:
@@ -288,6 +290,24 @@ async def test_close_leaves_nothing(short_directory: Path) -> None:
         other.dial(node)
     with pytest.raises(BusClosed):
         await node.transport.start(("127.0.0.1",), 0, None)
+
+
+async def test_close_in_the_middle_of_a_crowd(caplog: pytest.LogCaptureFixture) -> None:
+    def crowd(host: str, port: int) -> None:
+        with contextlib.suppress(OSError):  # until nobody listens any more
+            while True:
+                with socket.create_connection((host, port)):
+                    pass
+
+    for _ in range(4):
+        async with running() as node, running() as dialler:
+            host, _, port = node.endpoints[0].removeprefix("tcp://").rpartition(":")
+            crowds = [asyncio.create_task(asyncio.to_thread(crowd, host, int(port))) for _ in range(2)]
+            for _ in range(5):
+                await dialler.reach(node)
+            dialler.dial(node)
+        await asyncio.gather(*crowds)
+    assert not caplog.records
 
 
 async def test_dial_before_start() -> None:
@@ -410,11 +430,12 @@ async def main():
         host, _, port = acceptor.endpoints[0].removeprefix("tcp://").rpartition(":")
         for stranger in strangers:
             stranger.connect((host, int(port)))
-            stranger.settimeout(PATIENCE_S)
+            stranger.setblocking(False)
         for stranger in strangers:  # each of them is hung up on
             try:
-                while await asyncio.to_thread(stranger.recv, 1000):
-                    pass
+                async with asyncio.timeout(PATIENCE_S):
+                    while await asyncio.get_running_loop().sock_recv(stranger, 1000):
+                        pass
             except ConnectionError:
                 pass
         for turn in range(50):

@@ -10,7 +10,7 @@ import pytest_asyncio
 import zmq
 
 from brokerless.transport.wake import NOBLOCK, Wake
-from tests.transport.support import PATIENCE_S, bare_context
+from tests.transport.support import PATIENCE_S, bare_context, collect_failures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -87,8 +87,8 @@ async def test_a_nudge_makes_up_for_a_signal_that_was_swallowed(
 
 
 async def test_a_look_that_raises_is_repeated(ends: tuple[Reader, zmq.Socket[bytes]]) -> None:
-    failures: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    failures: list[BaseException] = []
+    collect_failures(failures)
     reader, theirs = ends
     reader.fails = 2
     for message in (b"one", b"two", b"three"):
