@@ -140,5 +140,8 @@ class _DaemonExecutor(concurrent.futures.ThreadPoolExecutor):
                 except BaseException as error:
                     outcome.set_exception(error)
 
-        threading.Thread(target=run, name="dittobus-call", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="dittobus-call", daemon=True).start()
+        except RuntimeError:  # from Python 3.12 on, the exit of the interpreter allows no new thread
+            run()
         return outcome

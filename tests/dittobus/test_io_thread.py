@@ -113,6 +113,19 @@ def test_what_blocks_runs_in_threads_that_hold_up_no_exit(io: IoThread) -> None:
         io.run(fail()).result(WAIT_S)
 
 
+def test_what_blocks_runs_where_no_thread_can_be_started_any_more(
+    io: IoThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    async def ask() -> bool:
+        return await asyncio.get_running_loop().run_in_executor(None, lambda: io.is_current)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert io.run(ask()).result(WAIT_S)
+
+
 # Futures
 
 
