@@ -141,7 +141,7 @@ class Singles:
             single.is_done = True
         self._waiting.clear()
         self._queued_cost = 0
-        self._settle()
+        self._wake()
         return unsent
 
     # Inputs

@@ -172,6 +172,7 @@ def test_a_blocked_sender_gets_it_as_soon_as_consumption_allows(owner: Owner) ->
     assert window.regrant() is None
     assert window.consume(499) is None
     assert window.consume(1) == WINDOW + 500
+    assert window.consume(1) is None, "and once only"
 
 
 def test_a_message_above_the_window_waits_for_its_turn(host: End, owner: Owner) -> None:
@@ -199,6 +200,18 @@ def test_what_landed_before_the_oversized_message_does_not_end_its_turn(host: En
     owner.window.arrive(9_000)
     owner.window.landed()
     assert host.turn is cast("Any", owner)
+
+
+def test_a_grant_for_what_came_before_does_not_end_the_turn(host: End, owner: Owner) -> None:
+    owner.window.arrive(1500)
+    owner.window.landed()
+    owner.window.blocked(10_000)
+    owner.window.regrant()
+    assert owner.window.consume(1500) == 10_000
+    assert host.turn is cast("Any", owner)
+    owner.window.arrive(8_500)
+    owner.window.landed()
+    assert host.turn is None
 
 
 def test_a_grant_at_half_a_window_may_not_be_what_the_blocked_sender_needs(host: End, owner: Owner) -> None:

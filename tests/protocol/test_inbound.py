@@ -119,6 +119,13 @@ def test_a_message_above_the_limit_is_the_peers_fault() -> None:
         arrivals.chunk(wire.Chunk(2, 3, 0, size_max + 1, 0, bytes(2000)), discard=False)
 
 
+def test_a_message_at_the_limit_is_taken() -> None:
+    arrivals = arrivals_with(100_000)
+    size_max = HOST.message_bytes_max
+    assert arrivals.chunk(wire.Chunk(2, 1, 0, size_max, 0, bytes(size_max)), discard=False) == bytes(size_max)
+    arrivals.run(run(2, bytes(size_max)))
+
+
 def test_credit_is_charged_before_the_first_chunk_is_kept() -> None:
     arrivals = arrivals_with(TOTAL + MESSAGE_COST_BYTES - 1)
     with pytest.raises(RemoteProtocolError, match="5064 bytes sent, 5063 granted"):

@@ -154,6 +154,31 @@ def test_what_waits_is_bounded(ends: Ends, singles: Singles) -> None:
         singles.send(0, bytes(size), send_id, None)
     with pytest.raises(SendQueueFull, match="4 messages are queued"):
         singles.send(0, b"", 9, None)
+    ends.exchange()
+    consume_all(ends.far)
+    ends.exchange()
+    singles.send(0, bytes(size), 9, None)
+    assert singles.next_deadline() is None
+
+
+def test_what_was_handed_over_waits_no_more(ends: Ends, singles: Singles) -> None:
+    size = SMALL.peer_memory_bytes_max // 4 - MESSAGE_COST_BYTES
+    for _ in range(3):
+        for send_id in range(4):
+            singles.send(0, bytes(size), send_id, None)
+        assert len(singles.take_unsent()) == 4
+
+
+@pytest.mark.parametrize(("spare", "count"), [(0, 4), (-1, 3)])
+def test_a_run_is_filled_to_its_room(ends: Ends, singles: Singles, spare: int, count: int) -> None:
+    for send_id in range(4):
+        singles.send(0, bytes(300), send_id, None)
+    room = wire.DATA_OVERHEAD_BYTES + 4 * (300 + wire.MESSAGE_OVERHEAD_BYTES)
+    output = singles.next_frame(room + spare)
+    assert output is not None
+    (frame,) = wire.decode_packet(wire.encode_packet(1, 0, [output[0]])).frames
+    assert isinstance(frame, wire.Data)
+    assert len(frame.messages) == count
 
 
 def test_nothing_leaves_before_the_other_side_is_known() -> None:

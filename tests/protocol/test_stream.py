@@ -90,6 +90,7 @@ def test_a_stream_is_offered_and_accepted(ends: Ends) -> None:
     assert ends.near.take_events() == [StreamOpened(near)]
     assert (near.reply_metadata, far.reply_metadata) == (b"welcome", b"welcome")
     assert near.state == far.state == StreamState.OPEN
+    assert near.room == far.room == SMALL.message_bytes_max
     assert repr(near) == f"<Stream 2 'video' with {ends.far.address.short}, open>"
 
 
@@ -265,6 +266,7 @@ def test_a_stream_is_opened_before_the_other_side_is_known(ends: Ends) -> None:
     assert not near.has_output
     assert ends.near.controls == [wire.Open(2, 0, "", b"", WINDOW)]
     near.established(WINDOW)
+    assert list(ends.near.active) == [near]
     ends.exchange()
     ends.far.stream(2).accept()
     ends.exchange()
