@@ -163,11 +163,13 @@ async def test_a_send_that_swallows_the_signal_of_a_packet() -> None:
         assert isinstance(dialled, dialer.DialledLink)
         assert dialled._socket is not None
         descriptor = int(dialled._socket.get(zmq.FD))
+        assert node.transport.send(link, b"the second, after which libzmq says that there is room again")
+        await other.sink.wait("message", count=2)
         assert other.transport.send(others, b"waiting")
         assert dialled._socket.poll(int(PATIENCE_S * 1000))
         while select.select([descriptor], [], [], 0)[0]:
             dialled._socket.get(zmq.EVENTS)  # as a send does, but only once a millisecond or so
-        assert node.transport.send(link, b"from us")
+        assert node.transport.send(link, b"the third, of which it says nothing")
         await node.sink.wait("message")
         assert node.sink.packets() == [b"waiting"]
 
