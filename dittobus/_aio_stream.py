@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING
 
-from brokerless import BusError, EndOfStream, ForkedProcessError, SendQueueFull, StreamFinished
+from brokerless import BusClosed, BusError, EndOfStream, ForkedProcessError, SendQueueFull, StreamFinished
 from dittobus._arguments import checked_code, checked_message, checked_timeout
 
 if TYPE_CHECKING:
@@ -278,7 +279,8 @@ class Stream:
         if not self._ended.done():
             self._stop_receiving()
             try:
-                self._node.close_stream(self._core, timeout)
+                with contextlib.suppress(BusClosed):  # the bus is closing, and all its streams with it
+                    self._node.close_stream(self._core, timeout)
                 await asyncio.shield(self._ended)
             except asyncio.CancelledError:
                 self._core.abort()

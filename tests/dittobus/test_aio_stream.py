@@ -297,6 +297,17 @@ async def test_a_close_that_runs_out_of_time_says_how_far_the_other_side_came(en
     assert caught.value.last_consumed <= 3  # as far as it was told
 
 
+async def test_a_close_while_the_bus_closes(ends: Ends, aio_pair: Pair) -> None:
+    ours, theirs = ends
+    await ours.send(b"hello")
+    closing = asyncio.create_task(aio_pair[0].close())
+    await spin()
+    stream_closing = asyncio.create_task(ours.close())
+    assert await theirs.receive() == b"hello"
+    await stream_closing
+    assert await closing
+
+
 async def test_a_cancelled_close_aborts(ends: Ends) -> None:
     ours, theirs = ends
     await ours.send(b"hello")
