@@ -1,27 +1,28 @@
 """A network of nodes' pure cores on a virtual clock, every decision drawn from one seed.
 
 No sockets, no threads, no waiting: an hour of keepalives passes in milliseconds, and a run is repeated
-exactly by its seed. ``SimNetwork`` moves packets between ``SimNode``s over links that keep order, as TCP
-does, and that can be cut or frozen; nodes can be paused, crashed and restarted.
+exactly by its seed. ``SimNetwork`` moves messages between ``SimNode``s over links that keep order, as TCP
+does, hold a bounded amount, and can be cut, frozen or parted; nodes can be paused, crashed and restarted.
 """
 
 from __future__ import annotations
 
+import enum
 import heapq
 import random
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from brokerless.address import Address
 from brokerless.config import Limits
 from brokerless.model import MessageReceived, Reliability, StreamMessages, StreamOffered
-from brokerless.protocol.actions import Cut, Dial
+from brokerless.protocol.actions import Admit, Cut, Dial
 from brokerless.protocol.core import NodeCore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from brokerless.model import Event
+    from brokerless.model import Event, Peer
     from brokerless.protocol.actions import Action
     from brokerless.protocol.stream import Stream
 
@@ -29,60 +30,102 @@ LINK_BYTES_MAX = 256 * 1024
 """What one direction of a link holds before it is busy: a socket buffer and ZeroMQ's queue."""
 
 STALL_SHARE = 0.5
-"""A pause of more than this share of the liveness limit is a stall, as the real shell judges it."""
+"""A timer that fires later than this share of the liveness limit tells of a stall, as in the real shell."""
+
+CONNECT_AGAIN_S = 1.0
+"""After this time a connection across a partition is tried again, as TCP does with its first segment."""
+
+STEPS_AT_ONCE_MAX = 50_000
+"""More than this at one instant is a core that spins: it asks to be called, and then does nothing."""
+
+
+class _Sign(enum.Enum):
+    """What arrives on a link beside messages."""
+
+    OPENED = enum.auto()
+    CLOSED = enum.auto()
+
+
+_Item: TypeAlias = "bytes | _Sign"
+
+
+class _Way:
+    """One direction of a link: what is under way, each with the time when it may arrive."""
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[float, _Item]] = deque()
+        self.byte_count = 0
+        self.free_at = 0.0
+        self.is_busy = False
 
 
 class SimLink:
     """One connection between two nodes, each knowing it under a number of its own. Keeps order."""
 
     def __init__(self, network: SimNetwork, dialler: SimNode, acceptor: SimNode) -> None:
+        self.dialler = dialler
         self.ends: dict[SimNode, tuple[SimNode, int]] = {
             dialler: (acceptor, network.number()),
             acceptor: (dialler, network.number()),
         }
+        self.ways: dict[SimNode, _Way] = {dialler: _Way(), acceptor: _Way()}  # by sender
         self.is_cut = False
         self.is_frozen = False
-        self.under_way: dict[SimNode, deque[bytes]] = {dialler: deque(), acceptor: deque()}
-        self.bytes_under_way: dict[SimNode, int] = {dialler: 0, acceptor: 0}
 
     def number(self, node: SimNode) -> int:
         """Return the number under which ``node`` knows this link."""
         return self.ends[node][1]
 
+    def other(self, node: SimNode) -> SimNode:
+        """Return the node at the other end."""
+        return self.ends[node][0]
+
 
 class SimNode:
     """One node: its core, what it has said upward, and an application that consumes at once.
 
-    ``events`` collects everything; ``received`` and ``singles`` the messages, by stream and in order.
-    Set ``consumes`` to False for an application that does not read, ``accepts`` for one that does not accept.
+    ``events`` collects everything; ``received`` and ``singles`` the messages, by stream and in order. Set
+    ``consumes`` to False for an application that does not read, ``accepts`` for one that does not accept,
+    ``on_event`` to let another one hear of everything, and ``admit`` for one that is asked about its peers:
+    it returns None for yes, or why not.
     """
 
-    def __init__(self, network: SimNetwork, address: Address, limits: Limits, mesh_key: bytes) -> None:
+    def __init__(
+        self,
+        network: SimNetwork,
+        address: Address,
+        limits: Limits,
+        mesh_key: bytes,
+        options: dict[str, Any],
+    ) -> None:
         self.network = network
         self.address = address
         self.limits = limits
         self.mesh_key = mesh_key
+        self.options = options
         self.consumes = True
         self.accepts = True
+        self.admit: Callable[[Peer], str | None] | None = None
+        self.on_event: Callable[[Event], None] | None = None
         self.is_running = True
         self.paused_since: float | None = None
+        self.links: dict[int, SimLink] = {}
+        self._begin()
+
+    def _begin(self) -> None:
         self.events: list[Event] = []
         self.actions: list[Action] = []
         self.received: dict[Stream, list[bytes]] = {}
         self.singles: list[bytes] = []
-        self.links: dict[int, SimLink] = {}
-        self._inputs: deque[Callable[[], None]] = deque()  # what came while paused
-        self._blocked: dict[int, bytes] = {}
         self._pumping = False
-        self.core = self._new_core()
-
-    def _new_core(self) -> NodeCore:
-        return NodeCore(
+        self._timer_at: float | None = None
+        self.core = NodeCore(
             address=self.address,
             boot=self.network.random.getrandbits(63) + 1,
             mesh_key=self.mesh_key,
             limits=self.limits,
             wake=self.pump_soon,
+            **self.options,
         )
 
     # What a test does with it
@@ -106,51 +149,64 @@ class SimNode:
         deadline = None if timeout is None else now + timeout
         return self.core.open_stream(to.address, Reliability.RELIABLE, name, metadata, deadline, now)
 
-    def of_type(self, kind: type) -> list[Event]:
+    def of_type(self, kind: type) -> list[Any]:
         """Return the events of that type."""
         return [event for event in self.events if isinstance(event, kind)]
+
+    def link_to(self, other: SimNode) -> SimLink:
+        """Return the link that carries numbered packets to the other node."""
+        session = self.core.session(other.address)
+        assert session is not None
+        assert session.current_link is not None
+        return self.links[session.current_link]
 
     def pause(self) -> None:
         """Stop the process: nothing is read, no timer runs, the sockets stay open."""
         self.paused_since = self.network.now
 
     def resume(self) -> None:
-        """Let it go on, as the real shell does: a long stall is told to the core before anything is read."""
-        assert self.paused_since is not None
-        stalled_s = self.network.now - self.paused_since
+        """Let it go on, as the real shell does: a stall is told to the core before anything is read."""
         self.paused_since = None
-        if stalled_s > STALL_SHARE * self.limits.liveness_s:
-            self.core.stalled(self.network.now)
-        while self._inputs:
-            self._inputs.popleft()()
+        now = self.network.now
+        late_s = 0.0 if self._timer_at is None else now - self._timer_at
+        self._timer_at = None
+        if late_s > STALL_SHARE * self.core.liveness_s:
+            self.core.stalled(now)
+        self.network.arrive_again(self)
+        for number in list(self.links):
+            self._send_all(number)
         self.pump_soon()
 
     def crash(self) -> None:
         """Kill the process: its connections break, nothing is said."""
         self.is_running = False
-        for link in list(self.links.values()):
-            self.network.cut(link, by=self)
-        self.links.clear()
+        self.paused_since = None
+        for link in [*self.links.values(), *self.network.links]:
+            if self in link.ends:
+                self.network.cut(link, by=self)
 
     def restart(self) -> None:
-        """Start a new process with the same identity after a crash."""
+        """Start a new process with the same identity after a crash. What it collects begins anew."""
         assert not self.is_running
         self.is_running = True
-        self.events, self.received, self.singles = [], {}, []
-        self._inputs.clear()
-        self._blocked.clear()
-        self.core = self._new_core()
+        self._begin()
 
     # The shell
 
-    def input(self, call: Callable[[], None]) -> None:
-        """Let the core take something in, now or when the process is no longer paused."""
-        if not self.is_running:
-            return
-        if self.paused_since is not None:
-            self._inputs.append(call)
-            return
-        call()
+    def take(self, link: SimLink, item: _Item) -> None:
+        """Let the core take in what arrived."""
+        number, now = link.number(self), self.network.now
+        if item is _Sign.CLOSED:
+            if self.links.pop(number, None) is not None:
+                self.core.link_closed(number, "closed", now)
+        elif item is _Sign.OPENED:
+            if link.dialler is not self:
+                self.links[number] = link
+                self.network.answer(link, self)
+            self.core.link_opened(number, link.other(self).address, now)
+        else:
+            assert isinstance(item, bytes)
+            self.core.link_message(number, item, now)
         self.pump_soon()
 
     def pump_soon(self) -> None:
@@ -161,9 +217,9 @@ class SimNode:
 
     def _pump(self) -> None:
         self._pumping = False
+        core, now = self.core, self.network.now
         if not self.is_running or self.paused_since is not None:
             return
-        core, now = self.core, self.network.now
         deadline = core.next_deadline()
         if deadline is not None and deadline <= now:
             core.expire(now)
@@ -173,28 +229,35 @@ class SimNode:
             self._act(action)
         for event in core.take_events():
             self._deliver(event)
-        deadline = core.next_deadline()
-        if deadline is not None:
-            self.network.at(max(deadline, now), self.pump_soon)
+        self._arm(core.next_deadline())
+
+    def _arm(self, deadline: float | None) -> None:
+        if deadline != self._timer_at:
+            self._timer_at = deadline
+            if deadline is not None:
+                self.network.at(max(deadline, self.network.now), lambda: self._fire(deadline))
+
+    def _fire(self, deadline: float) -> None:
+        if self._timer_at == deadline and self.paused_since is None:
+            self._timer_at = None
+            self.pump_soon()
 
     def _send_all(self, number: int) -> None:
         link = self.links.get(number)
         while link is not None and not link.is_cut:
-            if link.bytes_under_way[self] >= LINK_BYTES_MAX:
-                self.network.when_drained(link, self, number)
+            if link.ways[self].byte_count >= LINK_BYTES_MAX:
+                link.ways[self].is_busy = True
                 return
             message = self.core.next_message(number, self.network.now)
             if message is None:
                 return
-            self.network.transmit(link, self, message)
+            self.network.send(link, self, message)
 
-    def writable(self, number: int) -> None:
+    def writable(self, link: SimLink) -> None:
         """A busy link has room again."""
         if self.is_running and self.paused_since is None:
-            self._send_all(number)
+            self._send_all(link.number(self))
             self.pump_soon()
-        else:
-            self._inputs.append(lambda: self.writable(number))
 
     def _act(self, action: Action) -> None:
         self.actions.append(action)
@@ -202,6 +265,8 @@ class SimNode:
             self.network.dial(self, action)
         elif isinstance(action, Cut) and action.link in self.links:
             self.network.cut(self.links[action.link], by=self)
+        elif isinstance(action, Admit) and self.admit is not None:
+            self.core.admitted(action.link, self.admit(action.peer), self.network.now)
 
     def _deliver(self, event: Event) -> None:
         self.events.append(event)
@@ -215,36 +280,47 @@ class SimNode:
             self.singles.append(event.message.data)
             if self.consumes:
                 event.message.origin.consume(1, len(event.message.data))
+        if self.on_event is not None:
+            self.on_event(event)
 
 
 class SimNetwork:
-    """Nodes, links and the clock. Everything random comes from ``seed``."""
+    """Nodes, links and the clock. Everything random comes from ``seed``.
 
-    def __init__(self, seed: int = 0, *, latency_s: float = 0.001) -> None:
+    ``bytes_per_s`` is the rate of each direction of a link, None for no limit. ``tap``, if set, sees every
+    message that is sent: sender, receiver and bytes.
+    """
+
+    def __init__(self, seed: int = 0, *, latency_s: float = 0.001, bytes_per_s: float | None = None) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.latency_s = latency_s
+        self.bytes_per_s = bytes_per_s
+        self.tap: Callable[[SimNode, SimNode, bytes], None] | None = None
         self.now = 1000.0
         self.nodes: dict[Address, SimNode] = {}
         self.links: list[SimLink] = []
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._steps_now = 0
         self._count = 0
         self._parted: set[frozenset[SimNode]] = set()
+        self._lingering: dict[SimLink, None] = {}  # cut, and the news of it still under way
 
     def number(self) -> int:
         """Return a number never given before."""
         self._count += 1
         return self._count
 
-    def add(self, limits: Limits | None = None, mesh_key: bytes = bytes(32)) -> SimNode:
-        """Add a node that knows nobody."""
-        node = SimNode(self, Address(self.random.randbytes(32)), limits or Limits(), mesh_key)
+    def add(self, limits: Limits | None = None, mesh_key: bytes = bytes(32), **options: Any) -> SimNode:
+        """Add a node that knows nobody. ``options`` go to its core."""
+        address = Address(self.random.randbytes(32))
+        node = SimNode(self, address, limits or Limits(), mesh_key, options)
         self.nodes[node.address] = node
         return node
 
-    def pair(self, limits: Limits | None = None) -> tuple[SimNode, SimNode]:
+    def pair(self, limits: Limits | None = None, **options: Any) -> tuple[SimNode, SimNode]:
         """Add two nodes that know each other, the lower address first, and run until they have joined."""
-        one, other = sorted((self.add(limits), self.add(limits)), key=lambda node: node.address)
+        one, other = sorted((self.add(limits, **options) for _ in range(2)), key=lambda node: node.address)
         one.learn(other)
         other.learn(one)
         self.run_until(lambda: all(node.core.stats().peers == 1 for node in (one, other)))
@@ -273,10 +349,62 @@ class SimNetwork:
 
     def _step(self) -> None:
         when, _, call = heapq.heappop(self._agenda)
-        self.now = max(self.now, when)
+        if when > self.now:
+            self.now, self._steps_now = when, 0
+        self._steps_now += 1
+        assert self._steps_now < STEPS_AT_ONCE_MAX, f"somebody spins (seed {self.seed})"
         call()
 
-    # Links
+    # What a test does to the links
+
+    def cut(self, link: SimLink, by: SimNode | None = None) -> None:
+        """Break a link. Of what is under way some arrives, some is lost. ``by`` is not told, it knows."""
+        if link.is_cut:
+            return
+        link.is_cut = True
+        if link in self.links:
+            self.links.remove(link)
+        for node in link.ends:
+            if node is by:
+                node.links.pop(link.number(node), None)
+            else:
+                way = link.ways[link.other(node)]
+                for _ in range(self.random.randint(0, len(way.items))):
+                    way.items.pop()
+                self._put(link, link.other(node), _Sign.CLOSED)
+        if by is not None:
+            link.ways[link.other(by)].items.clear()
+
+    def cut_all(self) -> None:
+        """Break every link."""
+        for link in list(self.links):
+            self.cut(link)
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Let nothing pass on present links any more, not even the news of their end; or let it again."""
+        for link in self._all_links():
+            link.is_frozen = frozen
+        if not frozen:
+            self.arrive_again()
+
+    def part(self, one: SimNode, other: SimNode) -> None:
+        """Let nothing pass between two nodes, and no new link be made."""
+        self._parted.add(frozenset((one, other)))
+
+    def heal(self) -> None:
+        """Undo all partitions. Connections that lived through them go on."""
+        self._parted.clear()
+        self.arrive_again()
+
+    def is_parted(self, one: SimNode, other: SimNode) -> bool:
+        """True when nothing passes between the two."""
+        return frozenset((one, other)) in self._parted
+
+    def forge(self, link: SimLink, sender: SimNode, message: bytes) -> None:
+        """Put a message on its way as if the sender had sent it."""
+        self._put(link, sender, message)
+
+    # What nodes do with links
 
     def dial(self, dialler: SimNode, action: Dial) -> None:
         """Connect two nodes, or fail as a refused or swallowed dial does."""
@@ -288,96 +416,65 @@ class SimNetwork:
         number = link.number(dialler)
         dialler.links[number] = link
         dialler.core.dialled(number, action.remote, action.endpoint, self.now)
-        if not target.is_running:
-            self.at(self.now + 2 * self.latency_s, lambda: self._closed(link, dialler))
-        elif not self.is_parted(dialler, target):  # otherwise silence: the core's own deadline ends it
-            self.links.append(link)
-            self.at(self.now + 2 * self.latency_s, lambda: self._opened(link, dialler, target))
+        self.at(self.now + 2 * self.latency_s, lambda: self._connect(link, target))
 
-    def _opened(self, link: SimLink, dialler: SimNode, target: SimNode) -> None:
-        if link.is_cut or not target.is_running or not dialler.is_running:
-            self._closed(link, dialler)
-            return
-        ours, theirs = link.number(dialler), link.number(target)
-        target.links[theirs] = link
-        target.input(lambda: target.core.link_opened(theirs, dialler.address, self.now))
-        dialler.input(lambda: dialler.core.link_opened(ours, target.address, self.now))
-
-    def _closed(self, link: SimLink, node: SimNode) -> None:
-        number = link.number(node)
-        if node.links.pop(number, None) is not None:
-            node.input(lambda: node.core.link_closed(number, "closed", self.now))
-
-    def cut(self, link: SimLink, by: SimNode | None = None) -> None:
-        """Break a link; what is under way is lost. ``by`` is not told, it knows."""
+    def _connect(self, link: SimLink, target: SimNode) -> None:
         if link.is_cut:
             return
-        link.is_cut = True
-        if link in self.links:
-            self.links.remove(link)
-        for node in link.ends:
-            if node is by:
-                node.links.pop(link.number(node), None)
-            elif not self.is_parted(*link.ends):  # across a partition nobody hears of it
-                self.at(self.now + self.latency_s, lambda node=node: self._closed(link, node))  # type: ignore[misc]
+        if self.is_parted(link.dialler, target):
+            self.at(self.now + CONNECT_AGAIN_S, lambda: self._connect(link, target))
+        elif target.is_running:
+            self.links.append(link)
+            self._put(link, link.dialler, _Sign.OPENED)
+        else:
+            self._put(link, target, _Sign.CLOSED)
 
-    def cut_all(self) -> None:
-        """Break every link."""
-        for link in list(self.links):
-            self.cut(link)
-
-    def freeze(self, frozen: bool = True) -> None:
-        """Let nothing pass on present links any more, or let it pass again."""
-        for link in list(self.links):
-            link.is_frozen = frozen
-            if not frozen:
-                for node in link.ends:
-                    self._arrive_soon(link, node)
-
-    def part(self, one: SimNode, other: SimNode) -> None:
-        """Let nothing pass between two nodes, and no new link be made."""
-        self._parted.add(frozenset((one, other)))
-
-    def heal(self) -> None:
-        """Undo all partitions. Connections that lived through them go on."""
-        self._parted.clear()
-        for link in list(self.links):
-            for node in link.ends:
-                self._arrive_soon(link, node)
-
-    def is_parted(self, one: SimNode, other: SimNode) -> bool:
-        """True when nothing passes between the two."""
-        return frozenset((one, other)) in self._parted
-
-    def transmit(self, link: SimLink, sender: SimNode, message: bytes) -> None:
+    def send(self, link: SimLink, sender: SimNode, message: bytes) -> None:
         """Put a message on its way."""
-        link.under_way[sender].append(message)
-        link.bytes_under_way[sender] += len(message)
-        self._arrive_soon(link, sender)
+        if self.tap is not None:
+            self.tap(sender, link.other(sender), message)
+        self._put(link, sender, message)
 
-    def _arrive_soon(self, link: SimLink, sender: SimNode) -> None:
-        jitter = 1 + self.random.random()
-        self.at(self.now + self.latency_s * jitter, lambda: self._arrive(link, sender))
+    def answer(self, link: SimLink, sender: SimNode) -> None:
+        """Let the acceptor answer a connection."""
+        self._put(link, sender, _Sign.OPENED)
+
+    def _put(self, link: SimLink, sender: SimNode, item: _Item) -> None:
+        way = link.ways[sender]
+        size = len(item) if isinstance(item, bytes) else 0
+        way.byte_count += size
+        way.free_at = max(way.free_at, self.now) + (size / self.bytes_per_s if self.bytes_per_s else 0.0)
+        arrives_at = way.free_at + self.latency_s * (1 + self.random.random())
+        if way.items:
+            arrives_at = max(arrives_at, way.items[-1][0])  # the order is the queue's, whatever the jitter
+        way.items.append((arrives_at, item))
+        if link.is_cut:
+            self._lingering[link] = None
+        self.at(arrives_at, lambda: self._arrive(link, sender))
 
     def _arrive(self, link: SimLink, sender: SimNode) -> None:
-        """Deliver the first message under way; order is the queue's, whatever the jitter."""
-        receiver = link.ends[sender][0]
-        number = link.number(receiver)
-        if link.is_cut or link.is_frozen or self.is_parted(sender, receiver) or not link.under_way[sender]:
+        """Let the receiver take what is there by now."""
+        receiver, way = link.other(sender), link.ways[sender]
+        if link.is_frozen or self.is_parted(sender, receiver) or receiver.paused_since is not None:
             return
-        if receiver.paused_since is not None and link.bytes_under_way[sender] >= LINK_BYTES_MAX:
-            self.at(self.now + self.latency_s, lambda: self._arrive(link, sender))  # its buffers are full
-            return
-        while link.under_way[sender]:
-            message = link.under_way[sender].popleft()
-            link.bytes_under_way[sender] -= len(message)
-            receiver.input(lambda m=message: receiver.core.link_message(number, m, self.now))  # type: ignore[misc]
+        while way.items and way.items[0][0] <= self.now:
+            _, item = way.items.popleft()
+            if isinstance(item, bytes):
+                way.byte_count -= len(item)
+            if receiver.is_running:
+                receiver.take(link, item)
+        if not way.items:
+            self._lingering.pop(link, None)
+        if way.is_busy and way.byte_count <= LINK_BYTES_MAX // 2:
+            way.is_busy = False
+            sender.writable(link)
 
-    def when_drained(self, link: SimLink, node: SimNode, number: int) -> None:
-        """Tell the node when its busy link has room."""
-        if link.is_cut:
-            return
-        if link.bytes_under_way[node] < LINK_BYTES_MAX // 2:
-            node.writable(number)
-        else:
-            self.at(self.now + self.latency_s, lambda: self.when_drained(link, node, number))
+    def arrive_again(self, receiver: SimNode | None = None) -> None:
+        """Something no longer holds up what is under way, to that node or to all."""
+        for link in self._all_links():
+            for sender in link.ends:
+                if receiver is None or link.other(sender) is receiver:
+                    self._arrive(link, sender)
+
+    def _all_links(self) -> list[SimLink]:
+        return [*self.links, *self._lingering]
