@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dittobus._arguments import checked_code, checked_metadata
+from dittobus._arguments import check_code_and_reason, checked_metadata, checked_reason
 from dittobus._offer import AnyOffer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Offer(AnyOffer):
         When cancelled, the stream is reset. Raises what ended the offer; ``UsageError`` if it was answered.
         """
         reply = checked_metadata(metadata, self._exchange.limits)
-        if self._end_error is not None:
+        if self._end_error is not None and not self._answered:
             raise self._end_error
         self._answer()
         return await self._exchange.accept(self._core, reply)
@@ -38,7 +38,8 @@ class Offer(AnyOffer):
 
         Raises ``UsageError`` if the offer was answered.
         """
-        checked_code(code)
+        check_code_and_reason(code, reason)
+        checked_reason(reason)
         self._answer()
         if self._end_error is None:
             self._exchange.node.reject(self._core, code, reason)

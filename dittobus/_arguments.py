@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 CHANNEL_MAX = 2**32 - 1
 """Channels of single messages: four bytes on the wire."""
 
+REASON_BYTES_MAX = 1024
+"""A reason is a sentence, not a document."""
+
 CODE_MAX = 2**31 - 1
 """Codes of rejections and resets above this are the bus's own."""
+
+REASON_BYTES_MAX = 1024
+"""What a rejection or a reset may say in words, in UTF-8: more would be a document."""
 
 
 def as_bytes(data: Buffer, argument: str = "data") -> bytes:
@@ -88,11 +94,7 @@ def checked_channel(channel: int) -> int:
 
 def checked_name(name: str, limits: Limits) -> str:
     """Return the name of a stream or peer."""
-    if not isinstance(name, str):
-        raise TypeError(f"name: expected str, got {type(name).__name__}")
-    if len(name.encode()) > limits.name_bytes_max:
-        raise ConfigError(f"name: at most {limits.name_bytes_max} bytes in UTF-8, got {len(name.encode())}")
-    return name
+    return _checked_text(name, "name", limits.name_bytes_max)
 
 
 def checked_metadata(metadata: Buffer, limits: Limits) -> bytes:
@@ -103,10 +105,30 @@ def checked_metadata(metadata: Buffer, limits: Limits) -> bytes:
     return data
 
 
-def checked_code(code: int) -> int:
-    """Return the code of a rejection or a reset."""
+def check_code_and_reason(code: int, reason: str) -> None:
+    """Refuse what a rejection or a reset cannot say."""
     if isinstance(code, bool) or not isinstance(code, int):
         raise TypeError(f"code: expected int, got {type(code).__name__}")
     if not 0 <= code <= CODE_MAX:
         raise ConfigError(f"code: expected 0 to {CODE_MAX}, got {code}")
-    return code
+    if not isinstance(reason, str):
+        raise TypeError(f"reason: expected str, got {type(reason).__name__}")
+    if len(reason.encode()) > REASON_BYTES_MAX:
+        raise ConfigError(f"reason: at most {REASON_BYTES_MAX} bytes in UTF-8, got {len(reason.encode())}")
+
+
+def checked_reason(reason: str) -> str:
+    """Return what a rejection or a reset says in words."""
+    return _checked_text(reason, "reason", REASON_BYTES_MAX)
+
+
+def _checked_text(text: str, argument: str, bytes_max: int) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{argument}: expected str, got {type(text).__name__}")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise ConfigError(f"{argument}: holds half a surrogate pair, which is no text") from None
+    if size > bytes_max:
+        raise ConfigError(f"{argument}: at most {bytes_max} bytes in UTF-8, got {size}")
+    return text

@@ -2,23 +2,26 @@ from __future__ import annotations
 
 import array
 import ctypes
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from brokerless import Address, ConfigError, Limits, MessageTooLarge, Peer, Reliability
 from dittobus._arguments import (
-    CODE_MAX,
     as_bytes,
+    check_code_and_reason,
     checked_channel,
-    checked_code,
     checked_message,
     checked_metadata,
     checked_name,
     checked_peer,
+    checked_reason,
     checked_reliability,
     checked_timeout,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_bytes_are_not_copied() -> None:
@@ -98,17 +101,35 @@ def test_names_and_metadata_have_their_limits() -> None:
         checked_metadata(bytes(4097), limits)
 
 
-def test_codes_and_channels_are_whole_numbers() -> None:
-    assert checked_code(CODE_MAX) == CODE_MAX
-    assert checked_channel(0) == 0
-    for check in (checked_code, checked_channel):
+@pytest.mark.parametrize("check", [checked_channel, lambda code: check_code_and_reason(code, "")])
+def test_reasons_are_text_that_fits_the_wire() -> None:
+    assert checked_reason("ü" * 512) == "ü" * 512
+    with pytest.raises(ConfigError, match="reason: at most 1024 bytes"):
+        checked_reason("ü" * 513)
+    for check in (checked_reason, lambda text: checked_name(text, Limits())):
+        with pytest.raises(ConfigError, match="surrogate"):
+            check("\ud800")
+    with pytest.raises(TypeError, match="reason"):
+        checked_reason(b"reason")  # type: ignore[arg-type]
+
+
+def test_codes_and_channels_are_whole_numbers(check: Callable[[Any], object]) -> None:
+    check(0)
+    check(2**31 - 1)
+    for wrong in (-1, 2**32):
         with pytest.raises(ConfigError):
-            check(-1)
-        with pytest.raises(ConfigError):
-            check(2**32)
-        for wrong in (True, 1.0, "1"):
-            with pytest.raises(TypeError):
-                check(wrong)  # type: ignore[arg-type]
+            check(wrong)
+    for kind in (True, 1.0, "1"):
+        with pytest.raises(TypeError):
+            check(kind)
+
+
+def test_a_reason_has_its_limit() -> None:
+    check_code_and_reason(0, "ü" * 512)
+    with pytest.raises(ConfigError, match="reason: at most 1024 bytes"):
+        check_code_and_reason(0, "ü" * 513)
+    with pytest.raises(TypeError, match="reason"):
+        check_code_and_reason(0, b"bytes")  # type: ignore[arg-type]
 
 
 def test_a_reliability_is_one_of_three() -> None:
