@@ -146,9 +146,11 @@ class DialledLink:
     async def _resolve(self, host: str, port: str) -> None:
         try:
             found = await self._dialer.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            self.end(f"{host}: {error.strerror}")
+        except (OSError, UnicodeError) as error:  # the latter: a name that cannot be
+            self._resolving = None
+            self.end(f"{host}: {error}")
             return
+        self._resolving = None
         hosts = dict.fromkeys(str(address[0]) for *_, address in found)
         self._places = [f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host in hosts]
         self._try_next(UNREACHABLE)

@@ -127,7 +127,7 @@ class Listener:
         self._retrying = False
         self._retry_timer: asyncio.TimerHandle | None = None
         self._skipping = False  # in the middle of a message with too many parts
-        self._warned_at = -WARNING_INTERVAL_S
+        self._warned: dict[str, float] = {}
         self._user = os.geteuid() if hasattr(os, "geteuid") else None
         self._strangers_max = min(STRANGERS_MAX, max(1, descriptors_max() // STRANGERS_SHARE))
         self._strangers: Deadlines[int] = Deadlines(loop, limits.handshake_timeout_s, self._expire)
@@ -329,7 +329,8 @@ class Listener:
         for link, remaining in list(self._departing.items()):
             if received < PACKETS_PER_TURN or received >= remaining:
                 del self._departing[link]
-                self._links.pop(link.routing_id, None)
+                if self._links.get(link.routing_id) is link:
+                    del self._links[link.routing_id]
                 self._busy.pop(link.number, None)
                 self._hang_up(link.connection)
                 told |= self._table.lose(link.number, "connection lost")
@@ -346,11 +347,7 @@ class Listener:
             self._disconnected(value)
         elif event == zmq.EVENT_ACCEPT_FAILED and value in EXHAUSTED:
             self._reserve.release()
-            if self._loop.time() - self._warned_at >= WARNING_INTERVAL_S:
-                self._warned_at = self._loop.time()
-                _log.warning(
-                    "file descriptors have run out; peers that connect are refused (raise ulimit -n)"
-                )
+            self._warn("file descriptors have run out: whoever connects is refused (raise ulimit -n)")
 
     def _accepted(self, descriptor: int) -> None:
         self._disconnected(descriptor)  # in case libzmq closed its predecessor without a word
@@ -364,7 +361,7 @@ class Listener:
         if self._reserve.spent:
             self._hang_up(connection)
         elif user != self._user and user is not None:
-            _log.warning("hanging up on user %d, who is not us", user)
+            self._warn("another user of this host tried to connect by ipc, and was refused")
             self._hang_up(connection)
         else:
             self._strangers.set(descriptor)
@@ -379,3 +376,9 @@ class Listener:
                 self._depart(connection.link)
         if self._reserve.spent:
             self._reserve.refill()
+
+    def _warn(self, text: str) -> None:
+        now = self._loop.time()
+        if now - self._warned.get(text, -WARNING_INTERVAL_S) >= WARNING_INTERVAL_S:
+            self._warned[text] = now
+            _log.warning(text)

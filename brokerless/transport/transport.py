@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dittobus")
 
 START_DESCRIPTORS = 32
-"""A context with its threads, the ROUTER, its monitor, the ZAP handler and the reserve take 20."""
+"""A context with its threads, the ROUTER, its monitor, the ZAP handler and the reserve take 14; binding a few
+more, for a moment."""
 
 SOCKETS_PER_LINK = 3
 """A DEALER and the two ends of its monitor; an accepted link takes none."""
@@ -154,7 +155,7 @@ class Transport:
         context, self._context = self._context, None
         if context is None or self._process != os.getpid():
             return  # the sockets of a forked child are its parent's
-        # The handler last. Its absence would keep everybody out, but that is what the listener relies on.
+        # The handler came first and goes last, so that nobody is at the door without it.
         for part in (self._dialer, self._listener, self._zap):
             if part is not None:
                 part.close()

@@ -215,8 +215,6 @@ class TestNames:
 
         async def getaddrinfo(host: str, port: str, **_: Any) -> list[Any]:
             asked.append(host)
-            if not hosts:
-                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, int(port))) for host in hosts]
 
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
@@ -235,11 +233,19 @@ class TestNames:
             link = node.transport.dial("tcp://robot.example:1", node.address)
             assert (await node.sink.wait("closed", link))[2] == "nobody listens there"
 
-    async def test_unknown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        "error", [socket.gaierror(socket.EAI_NONAME, "unknown name"), UnicodeError("impossible name")]
+    )
+    async def test_unknown(self, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def getaddrinfo(*_: Any, **__: Any) -> None:
+            raise error
+
         async with running() as node:
-            self.resolve_to(monkeypatch)
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
             link = node.transport.dial("tcp://robot.example:1", node.address)
-            assert "robot.example: Name or service" in (await node.sink.wait("closed", link))[2]
+            reason = (await node.sink.wait("closed", link))[2]
+            assert reason.startswith("robot.example: ")
+            assert str(error) in reason
 
     @pytest.mark.parametrize("end", ["cut", "deadline", "close"])
     async def test_a_resolver_that_does_not_answer(self, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
