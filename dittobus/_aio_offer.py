@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dittobus._arguments import check_code_and_reason, checked_metadata, checked_reason
+from dittobus._arguments import checked_code, checked_metadata, checked_reason
 from dittobus._offer import AnyOffer
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Offer(AnyOffer):
         """
         reply = checked_metadata(metadata, self._exchange.limits)
         if self._end_error is not None and not self._answered:
-            raise self._end_error
+            raise self._end_error.with_traceback(None)
         self._answer()
         return await self._exchange.accept(self._core, reply)
 
@@ -38,7 +38,7 @@ class Offer(AnyOffer):
 
         Raises ``UsageError`` if the offer was answered.
         """
-        check_code_and_reason(code, reason)
+        checked_code(code)
         checked_reason(reason)
         self._answer()
         if self._end_error is None:

@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from brokerless import BusClosed, BusError, EndOfStream, ForkedProcessError, SendQueueFull, StreamFinished
-from dittobus._arguments import check_code_and_reason, checked_message, checked_reason, checked_timeout
+from dittobus._arguments import checked_code, checked_message, checked_reason, checked_timeout
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -290,7 +290,7 @@ class Stream:
 
     def abort(self, code: int = 0, reason: str = "") -> None:
         """Drop everything now; the other side gets ``StreamReset`` with ``code`` and ``reason``."""
-        check_code_and_reason(code, reason)
+        checked_code(code)
         checked_reason(reason)
         if not self._ended.done():
             self._stop_receiving()
@@ -326,7 +326,7 @@ class Stream:
             return EndOfStream("the other side has finished, and all was received", peer=self.peer)
         if self._end_error is not None:
             self._end_told = True
-            return self._end_error
+            return self._end_error.with_traceback(None)
         return StreamFinished("this side has closed the stream", peer=self.peer)
 
     def _stop_receiving(self) -> None:

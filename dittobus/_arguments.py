@@ -15,14 +15,11 @@ if TYPE_CHECKING:
 CHANNEL_MAX = 2**32 - 1
 """Channels of single messages: four bytes on the wire."""
 
-REASON_BYTES_MAX = 1024
-"""A reason is a sentence, not a document."""
-
 CODE_MAX = 2**31 - 1
 """Codes of rejections and resets above this are the bus's own."""
 
 REASON_BYTES_MAX = 1024
-"""What a rejection or a reset may say in words, in UTF-8: more would be a document."""
+"""What a rejection or a reset may say in words, in UTF-8: a sentence, not a document."""
 
 
 def as_bytes(data: Buffer, argument: str = "data") -> bytes:
@@ -105,16 +102,13 @@ def checked_metadata(metadata: Buffer, limits: Limits) -> bytes:
     return data
 
 
-def check_code_and_reason(code: int, reason: str) -> None:
-    """Refuse what a rejection or a reset cannot say."""
+def checked_code(code: int) -> int:
+    """Return the code of a rejection or a reset."""
     if isinstance(code, bool) or not isinstance(code, int):
         raise TypeError(f"code: expected int, got {type(code).__name__}")
     if not 0 <= code <= CODE_MAX:
         raise ConfigError(f"code: expected 0 to {CODE_MAX}, got {code}")
-    if not isinstance(reason, str):
-        raise TypeError(f"reason: expected str, got {type(reason).__name__}")
-    if len(reason.encode()) > REASON_BYTES_MAX:
-        raise ConfigError(f"reason: at most {REASON_BYTES_MAX} bytes in UTF-8, got {len(reason.encode())}")
+    return code
 
 
 def checked_reason(reason: str) -> str:

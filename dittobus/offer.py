@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from brokerless import BusError
-from dittobus._arguments import check_code_and_reason, checked_metadata, checked_reason
+from dittobus._arguments import checked_code, checked_metadata, checked_reason
 from dittobus._offer import AnyOffer
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class DittoBusStreamOffer(AnyOffer):
         Raises ``UsageError`` when the offer has been answered.
         """
         self._ground.check_process()
-        check_code_and_reason(code, reason)
+        checked_code(code)
         checked_reason(reason)
         self._answer()
         self._ground.io.post(lambda: self._reject(code, reason))

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from brokerless import BusError, SendQueueFull, SendTimeout, StreamFinished, StreamNotReady, UsageError
-from dittobus._arguments import check_code_and_reason, checked_message, checked_reason, checked_timeout
+from dittobus._arguments import checked_code, checked_message, checked_reason, checked_timeout
 from dittobus._futures import BusFuture
 from dittobus._ground import checked_completion
 from dittobus._strand import Recipient, Unpark
@@ -264,7 +264,7 @@ class DittoBusStream(Recipient):
     def abort(self, code: int = 0, reason: str = "") -> None:
         """Drop everything now; the other side gets ``StreamReset`` with ``code`` and ``reason``."""
         self._ground.check_process()
-        check_code_and_reason(code, reason)
+        checked_code(code)
         checked_reason(reason)
         with self._lock:
             if self._ended:
@@ -425,7 +425,7 @@ class DittoBusStream(Recipient):
 
     def _require_sending(self) -> None:
         if self._end_error is not None and not self._finishing:
-            raise self._end_error
+            raise self._end_error.with_traceback(None)
         if self._finishing or self._ended:
             raise StreamFinished("this side of the stream sends no more", peer=self.peer)
 

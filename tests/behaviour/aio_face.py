@@ -11,7 +11,7 @@ from dittobus import aio
 from tests.behaviour.face import WAIT_S, AnyBus, AnyOffer, AnyStream, Face, Presence, get, then
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
     from brokerless import Address, Message, NodeStats, Peer, StreamStats, Ticket

@@ -9,8 +9,8 @@ import pytest
 from brokerless import Address, ConfigError, Limits, MessageTooLarge, Peer, Reliability
 from dittobus._arguments import (
     as_bytes,
-    check_code_and_reason,
     checked_channel,
+    checked_code,
     checked_message,
     checked_metadata,
     checked_name,
@@ -101,21 +101,10 @@ def test_names_and_metadata_have_their_limits() -> None:
         checked_metadata(bytes(4097), limits)
 
 
-@pytest.mark.parametrize("check", [checked_channel, lambda code: check_code_and_reason(code, "")])
-def test_reasons_are_text_that_fits_the_wire() -> None:
-    assert checked_reason("ü" * 512) == "ü" * 512
-    with pytest.raises(ConfigError, match="reason: at most 1024 bytes"):
-        checked_reason("ü" * 513)
-    for check in (checked_reason, lambda text: checked_name(text, Limits())):
-        with pytest.raises(ConfigError, match="surrogate"):
-            check("\ud800")
-    with pytest.raises(TypeError, match="reason"):
-        checked_reason(b"reason")  # type: ignore[arg-type]
-
-
+@pytest.mark.parametrize("check", [checked_channel, checked_code])
 def test_codes_and_channels_are_whole_numbers(check: Callable[[Any], object]) -> None:
-    check(0)
-    check(2**31 - 1)
+    for right in (0, 2**31 - 1):
+        assert check(right) == right
     for wrong in (-1, 2**32):
         with pytest.raises(ConfigError):
             check(wrong)
@@ -124,12 +113,18 @@ def test_codes_and_channels_are_whole_numbers(check: Callable[[Any], object]) ->
             check(kind)
 
 
-def test_a_reason_has_its_limit() -> None:
-    check_code_and_reason(0, "ü" * 512)
+def test_reasons_are_text_that_fits_the_wire() -> None:
+    assert checked_reason("ü" * 512) == "ü" * 512
     with pytest.raises(ConfigError, match="reason: at most 1024 bytes"):
-        check_code_and_reason(0, "ü" * 513)
+        checked_reason("ü" * 513)
     with pytest.raises(TypeError, match="reason"):
-        check_code_and_reason(0, b"bytes")  # type: ignore[arg-type]
+        checked_reason(b"reason")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("check", [checked_reason, lambda text: checked_name(text, Limits())])
+def test_half_a_character_is_no_text(check: Callable[[str], object]) -> None:
+    with pytest.raises(ConfigError, match="surrogate"):
+        check("\ud800")
 
 
 def test_a_reliability_is_one_of_three() -> None:
