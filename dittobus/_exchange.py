@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -108,7 +109,8 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
         """Somebody waits for a peer: dial those that are only known, as they are in a large mesh."""
         for peer in self.node.peers:
             if peer.state is PeerState.KNOWN:
-                self.node.want(peer.address)
+                with contextlib.suppress(BusClosed):  # about to close: the wait is about to fail, too
+                    self.node.want(peer.address)
 
     def _fail_rest(self) -> None:
         """Let nobody wait for what will not come any more."""
