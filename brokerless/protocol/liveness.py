@@ -39,8 +39,9 @@ class Verdict(enum.Enum):
 class Liveness:
     """The liveness of one session; ``active`` (streams open, sends waiting) is set by its owner.
 
-    Queries: ``is_suspect``, ``is_confirming``, ``unproven_s``, ``next_deadline``.
-    Inputs: ``pinged``, ``ponged``, ``progressed``, ``expire``, ``stalled``. Outputs: ``ping_token``.
+    Queries: ``is_suspect``, ``is_confirming``, ``is_asking``, ``unproven_s``, ``next_deadline``.
+    Inputs: ``asked``, ``pinged``, ``ponged``, ``progressed``, ``expire``, ``stalled``.
+    Outputs: ``ping_token``.
     """
 
     def __init__(self, *, limit_s: float, eager: bool, now: float) -> None:
@@ -57,6 +58,11 @@ class Liveness:
         self._pinged_at: float | None = None  # our unanswered ping, last sent
         self._first_pinged_at: float | None = None  # and first sent
         self._their_token = 0
+
+    @property
+    def is_asking(self) -> bool:
+        """True while a ping of ours has no answer."""
+        return self._pinged_at is not None
 
     def unproven_s(self, now: float) -> float:
         """Return how long ago the peer last proved that it hears us."""
@@ -113,10 +119,14 @@ class Liveness:
             return Verdict.QUIET
         if now >= self._proven_at + SUSPECT_SHARE * self.limit_s:
             self.is_suspect = True
+        self.asked(now)
+        return Verdict.PING
+
+    def asked(self, now: float) -> None:
+        """A ping is being sent, with ``ping_token``."""
         self._pinged_at = now
         if self._first_pinged_at is None:
             self._first_pinged_at = now
-        return Verdict.PING
 
     def stalled(self, now: float) -> None:
         """This process itself stood still: declare nobody lost, and believe nothing that is older."""

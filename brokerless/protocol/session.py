@@ -81,7 +81,7 @@ class Session:
     Queries: ``state``, ``nonce``, ``their_nonce``, ``received``, ``current_link``, ``links``, ``is_suspect``,
     ``is_idle``, ``is_waiting``, ``stats``, ``next_deadline``.
     Inputs: ``establish``, ``link_ready``, ``link_gone``, ``receive``, ``expire``, ``stalled``.
-    Commands: ``open_stream``, ``accept``, ``end``, ``queue``, and those of its streams and ``singles``.
+    Commands: ``open_stream``, ``accept``, ``end``, and those of its streams and ``singles``.
     Outputs: ``next_packet``, ``links_to_cut``; events go to ``emit``; ``wake(link)`` says that a link has
     something to send, ``touch()`` that ``next_deadline`` may have come nearer.
     """
@@ -231,7 +231,10 @@ class Session:
         self._links[link] = _SessionLink(self.flight.sent + 1)
         # The newest link is the one most surely alive: a peer dials only when it has none, or doubts it.
         self._switch_to(link, now)
-        if self.liveness.is_confirming or self.is_suspect:
+        if (
+            self.liveness.is_asking or self.liveness.is_confirming
+        ):  # what was asked may have died with its link
+            self.liveness.asked(now)
             self._ping(link)
 
     def link_gone(self, link: int, now: float) -> None:
@@ -387,10 +390,6 @@ class Session:
         self.singles.session_ended(error)
         self._links.clear()
         self.current_link = None
-
-    def queue(self, link: int, frame: wire.Control) -> None:
-        """Send an unnumbered frame on that link before anything else."""
-        self._urgent(link, frame)
 
     def drop(self, cause: DropCause) -> None:
         """Count something dropped."""

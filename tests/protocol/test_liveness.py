@@ -154,6 +154,20 @@ def test_of_a_ping_sent_twice_the_round_trip_is_not_known() -> None:
     assert not liveness.is_suspect
 
 
+def test_what_is_asked_again_by_the_way_counts_as_a_ping() -> None:
+    liveness = fresh()
+    assert not liveness.is_asking
+    liveness.expire(2.0)
+    assert liveness.is_asking
+    liveness.asked(2.2)
+    assert liveness.ponged(liveness.ping_token, 2.3) is None
+    assert not liveness.is_asking
+    liveness.stalled(60.0)
+    liveness.asked(60.1)
+    assert liveness.next_deadline() == 60.6
+    assert liveness.ponged(liveness.ping_token, 60.3) == pytest.approx(0.2)
+
+
 def test_an_answer_to_nothing_is_no_proof() -> None:
     liveness = fresh()
     assert liveness.ponged(liveness.ping_token, 1.0) is None  # guessed: no ping was sent

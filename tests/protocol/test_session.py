@@ -1,0 +1,1100 @@
+"""A session: in order and exactly once over links that come and go, fairly, and within its bounds."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from brokerless.config import Limits
+from brokerless.errors import (
+    DeliveryUnknown,
+    MessageTooLarge,
+    OpenTimeout,
+    PeerLost,
+    RemoteProtocolError,
+    SendTimeout,
+    StreamRejected,
+    UsageError,
+)
+from brokerless.model import (
+    DropCause,
+    MessageReceived,
+    SendDone,
+    StreamAcknowledged,
+    StreamEnded,
+    StreamMessages,
+    StreamOpened,
+)
+from brokerless.protocol import session as module
+from brokerless.protocol import wire
+from brokerless.protocol.flight import IN_FLIGHT_BYTES_MIN
+from brokerless.protocol.session import (
+    HELD_BYTES_MAX,
+    LIVENESS_S_MIN,
+    REJECT_BUSY,
+    TURN_BYTES,
+    SessionState,
+)
+from brokerless.protocol.stream_state import UNTAKEN
+from tests.protocol.talk import HIGHER, LOWER, Side, Talk, frames, packet
+
+if TYPE_CHECKING:
+    from brokerless.protocol.stream import Stream
+
+KIB = 1024
+MIB = 1024 * KIB
+T = 5.0
+LOST = PeerLost(reason="silent")
+
+
+def numbers(packets: list[wire.Packet]) -> list[int]:
+    return [packet.number for packet in packets]
+
+
+# Beginning
+
+
+def test_a_fresh_session_sends_nothing_and_has_no_deadline_of_its_own() -> None:
+    talk = Talk(established=False)
+    near = talk.near.session
+    assert near.state is SessionState.FRESH
+    assert near.next_deadline() is None
+    assert near.links == ()
+    assert near.next_packet(1, talk.now) is None
+    assert not near.expire(talk.now + 100)
+    near.stalled(talk.now + 100)
+    assert not near.liveness.is_confirming
+
+
+def test_what_waits_for_the_peer_leaves_once_it_is_known() -> None:
+    talk = Talk(established=False)
+    stream = talk.near.open("early", metadata=b"meta")
+    stream.send(b"one")
+    talk.near.send(b"single")
+    assert not talk.near.woken
+    talk.establish()
+    talk.link()
+    talk.pump()
+    (theirs,) = talk.far.offered
+    assert (theirs.name, theirs.metadata) == ("early", b"meta")
+    assert talk.far.singles == [b"single"]
+    talk.far.session.accept(theirs, b"reply")
+    talk.pump()
+    assert talk.far.received(theirs) == [b"one"]
+    assert stream.reply_metadata == b"reply"
+
+
+def test_the_shorter_of_both_limits_holds_on_both_sides() -> None:
+    talk = Talk(
+        Limits(message_bytes_max=3000, liveness_s=2.0), Limits(message_bytes_max=2000, liveness_s=7.0)
+    )
+    for side in talk.sides:
+        assert side.session.message_bytes_max == 2000
+        assert side.session.liveness.limit_s == 2.0
+    with pytest.raises(MessageTooLarge):
+        talk.near.send(bytes(2001))
+
+
+def test_no_peer_can_make_us_impatient() -> None:
+    talk = Talk(Limits(), Limits(liveness_s=0.001))
+    assert talk.near.session.liveness.limit_s == LIVENESS_S_MIN
+
+
+def test_what_was_queued_and_is_too_large_for_the_peer_ends_when_its_limit_is_known() -> None:
+    talk = Talk(Limits(), Limits(message_bytes_max=1000), established=False)
+    stream = talk.near.open()
+    stream.send(bytes(1001))
+    talk.near.send(bytes(1001))
+    talk.near.send(bytes(1000))
+    talk.establish()
+    talk.link()
+    talk.pump()
+    assert isinstance(talk.near.of_type(StreamEnded)[0].error, MessageTooLarge)
+    assert isinstance(talk.near.of_type(SendDone)[0].error, MessageTooLarge)
+    assert talk.near.of_type(SendDone)[1].error is None
+
+
+def test_info_tells_what_the_peer_needs() -> None:
+    limits = Limits(message_bytes_max=5000, stream_window_initial_bytes=2000, streams_max=9, liveness_s=1.5)
+    talk = Talk(limits, established=False)
+    info = talk.near.session.info("name", b"meta")
+    assert (info.boot, info.epoch, info.their_boot, info.their_epoch) == (0x10, 1, 0, 0)
+    assert (info.message_bytes_max, info.streams_max, info.liveness_ms) == (5000, 9, 1500)
+    assert (info.stream_credit, info.single_credit) == (2000, 2000)
+    assert (info.name, info.metadata, info.received) == ("name", b"meta", 0)
+    talk.establish()
+    talk.link()
+    talk.far.send(b"single")
+    talk.pump()
+    info = talk.near.session.info("", b"")
+    assert (info.their_boot, info.their_epoch, info.received) == (0x90, 1, 1)
+
+
+# Order, acknowledgement, resending
+
+
+def test_messages_arrive_in_order_once_and_are_acknowledged() -> None:
+    talk = Talk()
+    ours, theirs = talk.opened()
+    messages = [b"%d" % number for number in range(500)]
+    for message in messages:
+        ours.send(message)
+    talk.pump()
+    assert talk.far.received(theirs) == messages
+    assert talk.near.of_type(StreamAcknowledged)[-1].sequence == 500
+    assert talk.near.session.flight.byte_count == 0
+    assert talk.near.session.is_idle
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_links_that_break_at_any_moment_lose_and_double_nothing(seed: int) -> None:
+    chance = random.Random(seed)
+    talk = Talk(Limits(stream_window_initial_bytes=4 * KIB))
+    pairs = [(talk.near, *talk.opened(str(number))) for number in range(3)]
+    sent: dict[Stream, list[bytes]] = {}
+    singles: dict[Side, list[bytes]] = {side: [] for side in talk.sides}
+    for turn in range(300):
+        what = chance.random()
+        side = chance.choice(talk.sides)
+        if what < 0.3:
+            _, ours, theirs = chance.choice(pairs)
+            writer, reader = chance.choice([(ours, theirs), (theirs, ours)])
+            message = b"%d " % turn + bytes(chance.randrange(3000))
+            if writer.room >= len(message):
+                writer.send(message)
+                sent.setdefault(reader, []).append(message)
+        elif what < 0.4:
+            singles[talk.other(side)].append(b"single %d" % turn)
+            side.send(b"single %d" % turn)
+        elif what < 0.45 and len(talk.links) < 4:
+            talk.link()
+        elif what < 0.5 and talk.links:
+            talk.cut(chance.choice(list(talk.links)))
+        elif talk.links:
+            number = chance.choice(list(talk.links))
+            talk.write(side, number)
+            talk.read(side, number, chance.randrange(4))
+        for reader_side in talk.sides:
+            reader_side.consume()
+    talk.link()
+    for _ in range(20):
+        talk.pump()
+        for side in talk.sides:
+            side.consume()
+    for _, ours, theirs in pairs:
+        assert talk.far.received(theirs) == sent.get(theirs, [])
+        assert talk.near.received(ours) == sent.get(ours, [])
+    for side in talk.sides:
+        assert side.singles == singles[side]
+        assert side.session.is_idle
+        assert all(event.error is None for event in side.of_type(SendDone))
+    assert not talk.cuts
+
+
+def test_a_new_link_goes_on_after_what_the_peer_has_received() -> None:
+    talk = Talk()
+    for number in range(4):
+        talk.near.send(b"%d" % number)
+        talk.write(talk.near, 1)
+    talk.read(talk.far, 1, 2)
+    lost = [data for _, _, data in talk.sent[2:]]
+    talk.cut(1)
+    assert talk.near.session.current_link is None
+    number = talk.link()
+    assert talk.near.woken == {number}
+    assert numbers(talk.write(talk.near, number)) == [3, 4]
+    assert [data for _, _, data in talk.sent[-2:]] == lost  # byte for byte
+    assert talk.near.session.stats().packets_resent == 2
+    assert talk.near.session.stats().links_lost == 1
+    assert len(talk.near.of_type(SendDone)) == 2  # INFO acknowledges, too
+
+
+def test_duplicates_are_acknowledged_again_counted_and_otherwise_ignored() -> None:
+    talk = Talk()
+    talk.near.send(b"once")
+    talk.write(talk.near, 1)
+    (_, _, data) = talk.sent[-1]
+    talk.read(talk.far, 1)
+    talk.write(talk.far, 1)
+    talk.far.session.receive(1, wire.decode_packet(data), len(data), talk.now)
+    assert talk.far.session.stats().dropped == {DropCause.DUPLICATE: 1}
+    assert len(talk.far.of_type(MessageReceived)) == 1
+    assert talk.write(talk.far, 1) == [wire.Packet(0, 1, [])]
+
+
+def test_a_gap_closes_the_link_and_delivers_nothing() -> None:
+    talk = Talk()
+    for number in range(3):
+        talk.near.send(b"%d" % number)
+        talk.write(talk.near, 1)
+    del talk.links[1][talk.near][1]
+    talk.read(talk.far, 1)
+    assert talk.cuts == ["packet 3 came after 1"]
+    assert len(talk.far.of_type(MessageReceived)) == 1
+    talk.link()
+    talk.pump()
+    assert talk.far.singles == [b"0", b"1", b"2"]
+
+
+def test_a_ping_tells_of_packets_that_went_missing() -> None:
+    talk = Talk()
+    talk.near.send(b"lost")
+    talk.write(talk.near, 1)
+    talk.links[1][talk.near].clear()
+    talk.now += 1.0
+    talk.expire()
+    assert list(frames(talk.write(talk.near, 1))) == [wire.Ping(1, 1)]
+    talk.read(talk.far, 1)
+    assert talk.cuts == ["packets 1 to 1 went missing"]
+
+
+def test_a_ping_with_nothing_missing_is_answered_and_that_is_all() -> None:
+    talk = Talk()
+    talk.near.send(b"there")
+    talk.write(talk.near, 1)
+    talk.now += 1.0
+    talk.expire()
+    talk.write(talk.near, 1)
+    talk.read(talk.far, 1)
+    assert talk.cuts == []
+    # The answer acknowledges as well.
+    assert talk.write(talk.far, 1) == [wire.Packet(0, 1, [wire.Pong(1)])]
+
+
+def test_a_link_without_progress_for_half_the_limit_is_closed() -> None:
+    talk = Talk()
+    talk.near.send(b"stuck")
+    talk.write(talk.near, 1)
+    talk.links[1][talk.near].clear()
+    near = talk.near.session
+    assert not near.expire(102.499)
+    assert near.links_to_cut == []
+    assert not near.expire(102.5)
+    assert near.links_to_cut == [(1, "no acknowledgement in half the liveness limit")]
+
+
+def test_the_deadline_of_a_stuck_link_is_kept() -> None:
+    talk = Talk()
+    near = talk.near.session
+    assert near.next_deadline() == 102.0  # a ping
+    talk.near.send(b"stuck")
+    talk.write(talk.near, 1)
+    near.expire(101.0)
+    near.expire(102.0)
+    assert near.next_deadline() == 102.5
+    talk.cut(1)
+    assert near.next_deadline() == 102.5  # suspicion: there is no link that could be stuck
+    near.expire(102.5)
+    assert near.links_to_cut == []
+
+
+def test_a_link_that_makes_progress_is_kept() -> None:
+    talk = Talk()
+    for _ in range(5):
+        talk.now += 2.0
+        talk.near.send(b"single")
+        talk.write(talk.near, 1)
+        talk.read(talk.far, 1)
+        talk.near.session.expire(talk.now + 0.4)
+        talk.write(talk.far, 1)
+        talk.read(talk.near, 1)
+    assert talk.cuts == []
+
+
+# Several links
+
+
+def test_the_newest_link_is_used_and_all_are_listened_to() -> None:
+    talk = Talk(links=2)
+    talk.near.send(b"new way")
+    assert talk.near.session.links == (1, 2)
+    assert talk.near.session.current_link == 2
+    assert talk.write(talk.near, 1) == []
+    assert numbers(talk.write(talk.near, 2)) == [1]
+    talk.far.session.receive(1, packet(number=1, acknowledged=0), 16, talk.now)
+    assert talk.far.session.received == 1
+    assert talk.write(talk.far, 2) == []
+    assert talk.write(talk.far, 1) == [wire.Packet(0, 1, [])]  # acknowledged where it came
+
+
+def test_when_the_link_in_use_fails_the_newest_of_the_others_takes_over() -> None:
+    talk = Talk(links=3)
+    talk.near.send(b"single")
+    talk.write(talk.near, 3)
+    talk.cut(3)
+    assert talk.near.session.current_link == 2
+    talk.cut(1)
+    assert talk.near.session.current_link == 2
+    assert numbers(talk.write(talk.near, 2)) == [1]
+    talk.near.session.link_gone(77, talk.now)  # never was one
+    assert talk.near.session.stats().links_lost == 2
+
+
+def test_a_ping_on_a_link_that_is_gone_is_not_answered_elsewhere() -> None:
+    talk = Talk(links=2)
+    talk.near.session.link_gone(1, talk.now)
+    talk.near.session.receive(1, packet(wire.Ping(1, 0)), 30, talk.now)
+    assert talk.write(talk.near, 2) == []
+
+
+def test_receipts_of_streams_that_are_over_are_let_go() -> None:
+    talk = Talk()
+    ours, _ = talk.opened()
+    ours.send(b"data")
+    talk.write(talk.near, 1)
+    ours.abort()
+    talk.pump()
+    assert talk.near.session.is_idle
+    assert talk.near.of_type(StreamAcknowledged) == []
+
+
+def test_a_stream_comes_to_its_normal_end() -> None:
+    talk = Talk()
+    ours, theirs = talk.opened()
+    ours.send(b"only")
+    ours.finish()
+    theirs.finish()
+    talk.pump()
+    assert talk.near.of_type(StreamEnded) == []
+    theirs.consume(1)
+    talk.pump()
+    assert [event.error for side in talk.sides for event in side.of_type(StreamEnded)] == [None, None]
+    assert [side.session.streams for side in talk.sides] == [{}, {}]
+
+
+def test_what_is_acknowledged_while_it_waits_is_not_sent_again() -> None:
+    talk = Talk(links=2)
+    for number in range(3):
+        talk.near.send(b"%d" % number)
+        talk.write(talk.near, 2)
+    talk.read(talk.far, 2, 2)
+    talk.near.session.link_gone(2, talk.now)  # the near side notices first
+    acknowledged = talk.far.session.received
+    talk.near.session.receive(1, packet(acknowledged=acknowledged), 16, talk.now)
+    assert numbers(talk.write(talk.near, 1)) == [3]
+    assert talk.near.session.stats().packets_resent == 1
+
+
+def test_a_link_that_is_unknown_or_not_in_use_has_nothing_to_send() -> None:
+    talk = Talk(links=2)
+    talk.near.send(b"single")
+    assert talk.near.session.next_packet(1, talk.now) is None
+    assert talk.near.session.next_packet(99, talk.now) is None
+
+
+# Acknowledgements, control, turns
+
+
+def test_one_acknowledgement_for_all_that_came_in_one_go() -> None:
+    talk = Talk()
+    for number in range(5):
+        talk.near.send(b"%d" % number)
+        talk.write(talk.near, 1)
+    talk.read(talk.far, 1)
+    assert talk.far.woken == {1}
+    assert talk.write(talk.far, 1) == [wire.Packet(0, 5, [])]
+    assert talk.write(talk.far, 1) == []
+
+
+def test_an_acknowledgement_travels_with_data_where_there_is_some() -> None:
+    talk = Talk()
+    talk.near.send(b"there")
+    talk.write(talk.near, 1)
+    talk.read(talk.far, 1)
+    talk.far.send(b"back")
+    (only,) = talk.write(talk.far, 1)
+    assert (only.number, only.acknowledged) == (1, 1)
+
+
+def test_control_goes_before_data_and_pings_before_all() -> None:
+    talk = Talk()
+    ours, _ = talk.opened()
+    ours.send(b"data")
+    talk.near.send(b"single")
+    talk.near.open("second")
+    talk.now = talk.near.session.next_deadline() or 0
+    talk.expire()
+    first, second = talk.write(talk.near, 1)
+    assert [type(frame) for frame in first.frames] == [wire.Ping]
+    assert [type(frame) for frame in second.frames] == [wire.Open, wire.Data, wire.Data]
+
+
+def test_streams_take_turns_within_a_packet() -> None:
+    talk = Talk()
+    streams = [talk.opened(str(number))[0] for number in range(4)]
+    for stream in streams:
+        stream.send(bytes(40 * KIB))
+    first, *_ = talk.write(talk.near, 1)
+    assert [frame.stream_id for frame in first.frames] == [stream.id for stream in streams]
+    assert all(len(frame.payload) <= TURN_BYTES for frame in first.frames)
+    assert sum(len(frame.payload) for frame in first.frames) > 3.9 * TURN_BYTES
+
+
+def test_who_is_alone_fills_its_packet() -> None:
+    talk = Talk(Limits(stream_window_initial_bytes=MIB))
+    ours, _ = talk.opened()
+    ours.send(bytes(200 * KIB))
+    first, second, *_ = talk.write(talk.near, 1)
+    for full in (first, second):
+        assert [len(frame.payload) for frame in full.frames] == [64 * KIB]
+
+
+def test_a_small_message_is_not_held_up_by_a_large_one() -> None:
+    talk = Talk()
+    large, _ = talk.opened("large")
+    small, theirs = talk.opened("small")
+    large.send(bytes(64 * MIB))
+    for _ in range(20):  # well under way
+        talk.write(talk.near, 1)
+        talk.read(talk.far, 1)
+        talk.write(talk.far, 1)
+        talk.read(talk.near, 1)
+    talk.write(talk.near, 1)
+    assert talk.near.session.flight.is_full
+    before = len(talk.sent)
+    small.send(b"sixteen bytes ok")
+    talk.read(talk.far, 1)
+    talk.write(talk.far, 1)
+    talk.read(talk.near, 1)
+    packets = talk.write(talk.near, 1)
+    assert small.id in [frame.stream_id for frame in packets[0].frames]  # the very next
+    talk.read(talk.far, 1)
+    assert talk.far.received(theirs) == [b"sixteen bytes ok"]
+    assert len(talk.sent) - before < 20
+    assert large.sent_sequence == 0
+
+
+def test_what_is_in_flight_is_bounded_for_data_but_not_for_control() -> None:
+    talk = Talk(Limits(stream_window_initial_bytes=MIB))
+    ours, _ = talk.opened()
+    for _ in range(20):
+        ours.send(bytes(40 * KIB))
+    talk.write(talk.near, 1)
+    flight = talk.near.session.flight
+    assert IN_FLIGHT_BYTES_MIN <= flight.byte_count < IN_FLIGHT_BYTES_MIN + 73 * KIB
+    talk.near.open("urgent")
+    (control,) = talk.write(talk.near, 1)
+    assert [type(frame) for frame in control.frames] == [wire.Open]
+
+
+def test_a_full_packet_takes_no_sliver_of_a_message() -> None:
+    talk = Talk(Limits(stream_window_initial_bytes=MIB))
+    talk.opened()
+    ours, _ = talk.opened()
+    for _ in range(16):
+        talk.near.open(metadata=bytes(4000))  # all but 1.6 KiB of a packet
+    ours.send(bytes(100 * KIB))
+    first, second, *_ = talk.write(talk.near, 1)
+    assert {type(frame) for frame in first.frames} == {wire.Open}
+    assert type(second.frames[0]) is wire.Chunk
+
+
+def test_control_frames_beyond_a_packet_go_into_the_next() -> None:
+    talk = Talk()
+    for _ in range(40):
+        talk.near.open(metadata=bytes(4000))
+    packets = talk.write(talk.near, 1)
+    assert [len(packet.frames) for packet in packets] == [16, 16, 8]
+    assert [frame.stream_id for frame in frames(packets)] == list(range(2, 82, 2))
+
+
+def test_a_stream_with_nothing_to_give_after_all_leaves_its_turn() -> None:
+    talk = Talk()
+    ours, _ = talk.opened()
+    ours.send(b"data")
+    ours.abort()
+    (only,) = talk.write(talk.near, 1)
+    assert [type(frame) for frame in only.frames] == [wire.Reset]
+    assert talk.near.session.is_idle is False
+    talk.pump()
+    assert talk.near.session.is_idle
+
+
+# Rules of the wire
+
+
+@pytest.mark.parametrize(
+    "frame", [wire.Ping(1, 0), wire.Pong(1), wire.Goodbye(1, "")], ids=lambda frame: type(frame).__name__
+)
+def test_what_concerns_the_moment_is_not_numbered(frame: wire.Control) -> None:
+    with pytest.raises(RemoteProtocolError, match="in a numbered packet"):
+        Talk().near.session.receive(1, packet(frame, number=1), 50, 100.0)
+
+
+STREAM_FRAMES: dict[str, Any] = {
+    "ACCEPT": lambda stream_id: wire.encode_control(wire.Accept(stream_id, b"", 1)),
+    "REJECT": lambda stream_id: wire.encode_control(wire.Reject(stream_id, 1, "")),
+    "DATA": lambda stream_id: wire.encode_data(stream_id, 1, 0, [b"data"]),
+    "CHUNK": lambda stream_id: wire.encode_chunk(wire.Chunk(stream_id, 1, 0, 4, 0, b"data")),
+    "GRANT": lambda stream_id: wire.encode_control(wire.Grant(stream_id, 1, 0)),
+    "BLOCKED": lambda stream_id: wire.encode_control(wire.Blocked(stream_id, 70_000)),
+    "FINISH": lambda stream_id: wire.encode_control(wire.Finish(stream_id, 0)),
+    "CLOSE": lambda stream_id: wire.encode_control(wire.Close(stream_id, 0)),
+    "RESET": lambda stream_id: wire.encode_control(wire.Reset(stream_id, 1, "", 0)),
+}
+WITHOUT_STREAM = ("DATA", "CHUNK", "GRANT", "BLOCKED")
+"""What stream 0 knows."""
+
+
+@pytest.mark.parametrize("name", ["OPEN", *STREAM_FRAMES])
+def test_what_must_arrive_is_numbered(name: str) -> None:
+    frame = STREAM_FRAMES[name](2) if name != "OPEN" else wire.Open(1, 0, "", b"", 1)
+    with pytest.raises(RemoteProtocolError, match="in an unnumbered packet"):
+        Talk().near.session.receive(1, packet(frame), 50, 100.0)
+
+
+def test_what_was_never_sent_cannot_be_acknowledged() -> None:
+    talk = Talk()
+    with pytest.raises(RemoteProtocolError, match="acknowledged packet 1"):
+        talk.near.session.receive(1, packet(acknowledged=1), 16, talk.now)
+    with pytest.raises(RemoteProtocolError, match="acknowledged packet 1"):
+        talk.near.session.link_ready(2, 1, talk.now)
+
+
+@pytest.mark.parametrize(("side", "right", "wrong"), [("near", 1, (0, 2, 3, 5)), ("far", 2, (0, 1, 4, 6))])
+def test_streams_are_opened_in_turn(side: str, right: int, wrong: tuple[int, ...]) -> None:
+    for stream_id in wrong:
+        receiver = getattr(Talk(), side).session
+        with pytest.raises(RemoteProtocolError, match=f"expected {right}"):
+            receiver.receive(1, packet(wire.Open(stream_id, 0, "", b"", 1), number=1), 50, 100.0)
+    receiver = getattr(Talk(), side)
+    for number, stream_id in enumerate((right, right + 2), 1):
+        receiver.session.receive(1, packet(wire.Open(stream_id, 0, "", b"", 1), number=number), 50, 100.0)
+    assert [stream.id for stream in receiver.offered] == [right, right + 2]
+    with pytest.raises(RemoteProtocolError, match=f"expected {right + 4}"):  # not twice
+        receiver.session.receive(1, packet(wire.Open(right, 0, "", b"", 1), number=3), 50, 100.0)
+
+
+@pytest.mark.parametrize("name", STREAM_FRAMES)
+def test_frames_of_streams_that_were_never_opened(name: str) -> None:
+    for stream_id in (1, 3, 2, 4, 2**62 - 1):
+        near = Talk().near.session
+        with pytest.raises(RemoteProtocolError, match=f"stream {stream_id}, which was never opened"):
+            near.receive(1, packet(STREAM_FRAMES[name](stream_id), number=1), 50, 100.0)
+
+
+@pytest.mark.parametrize("name", STREAM_FRAMES)
+def test_frames_of_streams_that_are_over_are_ignored(name: str) -> None:
+    talk = Talk()
+    ours, _ = talk.opened()
+    theirs = talk.far.open()
+    talk.pump()
+    ours.abort()
+    theirs.abort()
+    talk.pump()
+    events = len(talk.near.events)
+    number = talk.near.session.received
+    for stream_id in (ours.id, theirs.id):
+        number += 1
+        talk.near.session.receive(1, packet(STREAM_FRAMES[name](stream_id), number=number), 50, talk.now)
+    assert len(talk.near.events) == events
+
+
+@pytest.mark.parametrize("name", STREAM_FRAMES)
+def test_single_messages_have_no_beginning_and_no_end(name: str) -> None:
+    near = Talk().near
+    if name in WITHOUT_STREAM:
+        near.session.receive(1, packet(STREAM_FRAMES[name](0), number=1), 50, 100.0)
+        return
+    with pytest.raises(RemoteProtocolError, match="stream 0, which was never opened"):
+        near.session.receive(1, packet(STREAM_FRAMES[name](0), number=1), 50, 100.0)
+
+
+def test_unnumbered_packets_of_the_node_are_none_of_our_business() -> None:
+    talk = Talk()
+    info = wire.encode_info(talk.far.session.info("", b""))
+    talk.near.session.receive(1, packet(info, wire.Goodbye(1, "")), 100, talk.now)
+    assert talk.near.events == []
+
+
+# How many streams
+
+
+def test_ids_are_even_from_the_lower_address_and_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "STREAM_ID_MAX", 5)
+    talk = Talk()
+    assert [talk.near.open().id for _ in range(2)] == [2, 4]
+    assert [talk.far.open().id for _ in range(3)] == [1, 3, 5]
+    for side in talk.sides:
+        with pytest.raises(UsageError, match="have run out") as caught:
+            side.open()
+        assert caught.value.peer == side.session.remote
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(3, 9), (9, 3)])
+def test_no_more_streams_than_either_side_allows(ours: int, theirs: int) -> None:
+    talk = Talk(Limits(streams_max=ours), Limits(streams_max=theirs))
+    streams = [talk.near.open() for _ in range(3)]
+    with pytest.raises(UsageError, match="3 streams are open"):
+        talk.near.open()
+    streams[0].abort()
+    talk.near.open()
+
+
+def test_streams_of_both_sides_count() -> None:
+    talk = Talk(Limits(streams_max=2))
+    talk.far.open()
+    talk.near.open()
+    talk.near.open()  # crossing on the way
+    talk.pump()
+    assert [type(event.error) for event in talk.far.of_type(StreamEnded)] == [StreamRejected]
+    assert [type(event.error) for event in talk.near.of_type(StreamEnded)] == [StreamRejected]
+    assert {len(side.session.streams) for side in talk.sides} == {1}
+
+
+def test_a_flood_of_offers_is_turned_down() -> None:
+    talk = Talk(Limits(offers_max=4))
+    for _ in range(10):
+        talk.near.open()
+    talk.pump()
+    rejections = [event.error for event in talk.near.of_type(StreamEnded)]
+    assert [(error.code, error.reason) for error in rejections] == [
+        (REJECT_BUSY, "too many streams are waiting or open")
+    ] * 6
+    assert len(talk.far.offered) == 4
+    for stream in talk.far.offered[:2]:
+        talk.far.session.accept(stream, b"")  # no longer waiting
+    talk.far.offered[2].reject(1)
+    talk.pump()
+    for _ in range(4):
+        talk.near.open()
+    talk.pump()
+    assert len(talk.far.offered) == 4 + 3
+
+
+def test_offers_that_were_withdrawn_make_room() -> None:
+    talk = Talk(Limits(offers_max=4))
+    for _ in range(5):
+        streams = [talk.near.open() for _ in range(4)]
+        talk.pump()
+        for stream in streams:
+            stream.abort()
+    talk.pump()
+    assert len(talk.far.offered) == 20
+
+
+def test_who_is_leaving_takes_no_more_streams() -> None:
+    talk = Talk()
+    talk.far.session.is_leaving = True
+    talk.near.open()
+    talk.pump()
+    assert talk.far.offered == []
+    (ended,) = talk.near.of_type(StreamEnded)
+    assert ended.error.code == UNTAKEN
+
+
+# Memory
+
+
+def oversized(talk: Talk, count: int, size: int) -> list[Stream]:
+    """Open streams with a message each that is larger than its window."""
+    streams = [talk.opened(str(number)) for number in range(count)]
+    for number, (ours, _) in enumerate(streams):
+        ours.send(bytes([number]) * size)
+    return [theirs for _, theirs in streams]
+
+
+def test_messages_larger_than_the_window_are_granted_one_at_a_time_oldest_first() -> None:
+    talk = Talk()
+    streams = oversized(talk, 3, MIB)
+    granted: list[int] = []
+    turns = 0
+    while not talk.far.received(streams[-1]):
+        turns += 1
+        talk.write(talk.near, 1)
+        talk.read(talk.far, 1)
+        for frame in frames(talk.write(talk.far, 1)):
+            if isinstance(frame, wire.Grant):
+                granted.append(frame.stream_id)
+                assert [bool(talk.far.received(stream)) for stream in streams] == [
+                    number < len(granted) - 1 for number in range(3)
+                ]
+        talk.read(talk.near, 1)
+    assert granted == [stream.id for stream in streams]
+    assert [talk.far.received(stream) for stream in streams] == [[bytes([n]) * MIB] for n in range(3)]
+    assert turns > 10
+
+
+def test_a_budget_that_is_spent_is_waited_for() -> None:
+    limits = Limits(message_bytes_max=MIB, peer_memory_bytes_max=MIB + 100 * KIB)
+    talk = Talk(limits)
+    first, second = oversized(talk, 2, MIB)
+    talk.pump()
+    assert talk.far.received(first)
+    assert not talk.far.received(second)
+    assert talk.far.budget.reserved > 900 * KIB
+    first.consume(1)
+    talk.pump()
+    assert talk.far.received(second) == [bytes([1]) * MIB]
+    second.consume(1)
+    assert talk.far.everybody.reserved == talk.far.budget.reserved < 300 * KIB
+
+
+def test_who_waits_for_memory_and_ends_does_not_hold_up_the_next() -> None:
+    talk = Talk(Limits(message_bytes_max=MIB, peer_memory_bytes_max=MIB + 100 * KIB))
+    first, second, third = oversized(talk, 3, MIB)
+    talk.pump()
+    second.abort()
+    first.abort()
+    talk.pump()
+    assert talk.far.received(third) == [bytes([2]) * MIB]
+
+
+def test_who_never_waited_for_memory_has_no_turn_to_end() -> None:
+    talk = Talk(Limits(message_bytes_max=MIB, peer_memory_bytes_max=MIB + 100 * KIB))
+    first, second = oversized(talk, 2, MIB)
+    talk.pump()
+    _, other = talk.opened()
+    talk.far.session.oversized_done(other)
+    assert not talk.far.received(second)
+    first.consume(1)
+    talk.pump()
+    assert talk.far.received(second)
+
+
+def test_the_end_gives_all_memory_back() -> None:
+    talk = Talk()
+    oversized(talk, 3, 3 * MIB)
+    for _ in range(100):
+        talk.near.send(bytes(10 * KIB))
+    for _ in range(30):
+        talk.pump()
+    assert talk.far.everybody.reserved > 0
+    for side in talk.sides:
+        side.session.end(LOST)
+        assert (side.budget.reserved, side.everybody.reserved) == (0, 0)
+
+
+# Deadlines and liveness
+
+
+def test_deadlines_of_streams_and_sends_are_kept_without_a_link() -> None:
+    talk = Talk(established=False)
+    talk.near.open("patient", deadline=104.0)
+    talk.near.send(b"single", deadline=103.0)
+    assert talk.near.touches == 2
+    assert talk.near.session.next_deadline() == 103.0
+    talk.near.session.expire(103.0)
+    assert isinstance(talk.near.of_type(SendDone)[0].error, SendTimeout)
+    assert talk.near.session.next_deadline() == 104.0
+    talk.near.session.expire(104.0)
+    assert isinstance(talk.near.of_type(StreamEnded)[0].error, OpenTimeout)
+    assert talk.near.session.next_deadline() is None
+
+
+def test_the_earliest_of_all_deadlines_is_next() -> None:
+    talk = Talk()
+    near = talk.near.session
+    assert near.next_deadline() == 102.0  # idle: a ping after 2 s
+    talk.near.send(b"single", deadline=100.5)
+    assert near.next_deadline() == 100.5
+    near.expire(100.5)
+    assert near.next_deadline() == 102.0
+    talk.near.send(b"single", deadline=104.0)
+    assert near.is_waiting
+    assert near.next_deadline() == 101.0  # something waits: after 1 s
+
+
+def test_streams_that_are_over_have_no_deadlines() -> None:
+    talk = Talk(established=False)
+    stream = talk.near.open(deadline=104.0)
+    stream.abort()
+    assert talk.near.session.next_deadline() is None
+
+
+def test_one_that_keeps_a_deadline_is_called_for_the_next() -> None:
+    talk = Talk(established=False)
+    for deadline in (103.0, 104.0, 105.0):
+        talk.near.send(b"single", deadline=deadline)
+    for done, now in enumerate((103.0, 104.0, 105.0), 1):
+        assert talk.near.session.next_deadline() == now
+        talk.near.session.expire(now)
+        assert len(talk.near.of_type(SendDone)) == done
+
+
+def test_an_idle_pair_talks_little_and_nobody_is_suspected() -> None:
+    talk = Talk()
+    talk.wait(600.0)
+    assert len(talk.sent) < 2 * 600 / 2 + 10
+    assert not any(side.session.is_suspect for side in talk.sides)
+
+
+def test_a_silent_peer_is_pinged_on_every_link_suspected_and_lost() -> None:
+    talk = Talk(links=2)
+    near = talk.near.session
+    lost_at = None
+    pings: dict[int, int] = {1: 0, 2: 0}
+    while lost_at is None:
+        now = near.next_deadline()
+        assert now is not None
+        if near.expire(now):
+            lost_at = now
+        for link in pings:
+            while (data := near.next_packet(link, now)) is not None:
+                pings[link] += sum(isinstance(frame, wire.Ping) for frame in wire.decode_packet(data).frames)
+        assert near.is_suspect is (now >= 102.5)
+    assert lost_at == 105.0
+    assert pings[1] == pings[2] >= 5
+
+
+def test_acknowledgements_and_answers_are_proof() -> None:
+    talk = Talk()
+    talk.near.send(b"single")
+    talk.now = 101.0
+    talk.pump()
+    assert talk.near.session.liveness.unproven_s(101.0) == 0
+    assert talk.far.session.liveness.unproven_s(101.0) == 1.0
+    talk.now = 104.0
+    talk.near.session.expire(104.0)
+    talk.far.session.expire(104.0)
+    talk.pump()
+    assert talk.near.session.stats().rtt_s is not None
+    assert talk.far.session.liveness.unproven_s(104.0) == 0
+
+
+def test_the_round_trip_is_measured_by_pings_too() -> None:
+    talk = Talk()
+    talk.now = 102.0
+    talk.expire()
+    talk.write(talk.near, 1)
+    talk.read(talk.far, 1)
+    talk.write(talk.far, 1)
+    talk.now = 102.3
+    talk.read(talk.near, 1)
+    assert talk.near.session.stats().rtt_s == pytest.approx(0.3)
+
+
+# A stall of this process
+
+
+def test_after_a_stall_nothing_is_delivered_before_the_peer_has_answered() -> None:
+    talk = Talk()
+    _, theirs = talk.opened()
+    ours = talk.near.session.streams[theirs.id]
+    for number in range(3):
+        ours.send(b"%d" % number)
+        talk.write(talk.near, 1)
+    talk.now = 130.0
+    talk.far.session.stalled(130.0)
+    talk.read(talk.far, 1)
+    assert talk.far.received(theirs) == []
+    assert talk.far.session.next_deadline() == 130.0
+    assert talk.write(talk.far, 1) == []  # nothing is acknowledged either
+    talk.far.session.expire(130.0)
+    talk.write(talk.far, 1)
+    talk.read(talk.near, 1)
+    talk.write(talk.near, 1)
+    talk.read(talk.far, 1)
+    assert talk.far.received(theirs) == [b"0", b"1", b"2"]
+    assert talk.far.session.stats().dropped == {}
+    assert [answer.acknowledged for answer in talk.write(talk.far, 1)] == [talk.far.session.received]
+
+
+def test_a_stall_is_no_reason_to_close_the_link() -> None:
+    talk = Talk()
+    talk.near.send(b"single")
+    talk.write(talk.near, 1)
+    talk.now = 130.0
+    talk.near.session.stalled(130.0)
+    assert talk.near.session.next_deadline() == 130.0
+    talk.expire()
+    assert talk.cuts == []
+    talk.pump()
+    assert talk.near.of_type(SendDone)[0].error is None
+
+
+def test_an_answer_to_what_was_asked_before_the_stall_confirms_nothing() -> None:
+    talk = Talk()
+    talk.now = 102.0
+    talk.expire()
+    talk.write(talk.near, 1)
+    talk.read(talk.far, 1)
+    talk.far.send(b"single")
+    talk.write(talk.far, 1)  # the answer, and a message
+    talk.near.session.stalled(130.0)
+    talk.now = 130.0
+    talk.read(talk.near, 1)
+    assert talk.near.session.liveness.is_confirming
+    assert talk.near.singles == []
+
+
+def test_what_was_held_is_dropped_and_counted_if_the_peer_has_given_up() -> None:
+    talk = Talk()
+    for number in range(3):
+        talk.near.send(b"%d" % number)
+        talk.write(talk.near, 1)
+    talk.far.session.stalled(130.0)
+    talk.read(talk.far, 1)
+    talk.far.session.end(LOST)
+    assert talk.far.session.stats().dropped == {DropCause.STALE: 3}
+    assert talk.far.of_type(MessageReceived) == []
+
+
+def test_a_ping_during_confirmation_is_answered_and_finds_nothing_missing() -> None:
+    talk = Talk()
+    talk.near.send(b"single")
+    talk.write(talk.near, 1)
+    talk.far.session.stalled(130.0)
+    talk.read(talk.far, 1)
+    talk.far.session.receive(1, packet(wire.Ping(5, 1)), 30, 130.0)
+    assert list(frames(talk.write(talk.far, 1))) == [wire.Pong(5)]
+    assert talk.far.session.links_to_cut == []
+
+
+def test_what_is_held_is_bounded_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert HELD_BYTES_MAX >= Limits().unacknowledged_bytes_max
+    talk = Talk()
+    for number in range(5):
+        talk.near.send(b"%d" % number)
+        talk.write(talk.near, 1)
+    size = len(talk.sent[0][2])
+    monkeypatch.setattr(module, "HELD_BYTES_MAX", 3 * size)
+    talk.now = 130.0
+    talk.far.session.stalled(130.0)
+    talk.read(talk.far, 1)
+    talk.near.session.stalled(130.0)
+    talk.expire()
+    talk.pump()
+    assert talk.far.singles == [b"0", b"1", b"2"]
+    talk.near.send(b"5")
+    talk.pump()
+    assert talk.cuts == ["packet 6 came after 3"]
+    talk.link()
+    talk.pump()
+    assert talk.far.singles == [b"%d" % n for n in range(6)]
+
+
+def test_what_is_held_is_counted_anew_after_it_was_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk()
+    for turn in range(4):
+        for number in range(2):
+            talk.near.send(b"%d" % number)
+            talk.write(talk.near, 1)
+        monkeypatch.setattr(module, "HELD_BYTES_MAX", 2 * len(talk.sent[-1][2]))
+        talk.now += 10.0
+        talk.far.session.stalled(talk.now)
+        talk.read(talk.far, 1)
+        talk.far.session.expire(talk.now)
+        talk.near.session.stalled(talk.now)
+        talk.pump()
+        assert len(talk.far.of_type(MessageReceived)) == 2 * (turn + 1)
+        talk.near.session.expire(talk.now)
+        talk.pump()
+    assert talk.cuts == []
+
+
+@pytest.mark.parametrize("doubt", ["stalled", "suspect"])
+def test_a_new_link_asks_at_once_while_there_is_doubt(doubt: str) -> None:
+    talk = Talk()
+    if doubt == "stalled":
+        talk.near.session.stalled(102.5)
+    else:
+        talk.near.session.expire(102.5)
+    talk.now = 102.6
+    talk.cut(1)
+    number = talk.link()
+    assert [type(frame) for frame in frames(talk.write(talk.near, number))] == [wire.Ping]
+    calm = Talk()
+    assert calm.write(calm.near, calm.link()) == []
+
+
+def test_of_what_is_asked_again_the_round_trip_is_not_known() -> None:
+    talk = Talk()
+    talk.now = 102.0
+    talk.expire()
+    talk.write(talk.near, 1)
+    talk.cut(1)  # with the ping
+    talk.now = 102.4
+    number = talk.link()
+    assert list(frames(talk.write(talk.near, number))) == [wire.Ping(1, 0)]
+    talk.pump()
+    assert not talk.near.session.liveness.is_asking
+    assert talk.near.session.stats().rtt_s is None
+
+
+def test_packets_held_on_a_link_that_is_gone_are_delivered_all_the_same() -> None:
+    talk = Talk()
+    talk.near.send(b"single")
+    talk.write(talk.near, 1)
+    talk.far.session.stalled(101.0)
+    talk.read(talk.far, 1)
+    talk.now = 101.0
+    talk.cut(1)
+    talk.link()
+    talk.pump()
+    assert talk.far.singles == [b"single"]
+    assert talk.far.session.stats().dropped == {DropCause.DUPLICATE: 1}
+
+
+# The end
+
+
+def test_the_end_ends_everything_once_and_nothing_follows() -> None:
+    talk = Talk()
+    ours, _ = talk.opened()
+    ours.send(b"data")
+    sent = talk.near.send(b"left")
+    talk.write(talk.near, 1)
+    talk.near.session.link_gone(1, talk.now)
+    waiting = talk.near.send(b"did not leave")
+    near = talk.near.session
+    near.end(LOST)
+    assert near.state is SessionState.ENDED
+    assert near.links == ()
+    assert near.streams == {}
+    (ended,) = talk.near.of_type(StreamEnded)
+    assert isinstance(ended.error, PeerLost)
+    done = {event.send_id: event.error for event in talk.near.of_type(SendDone)}
+    assert isinstance(done[sent], DeliveryUnknown)
+    assert isinstance(done[sent].__cause__, PeerLost)
+    assert isinstance(done[waiting], PeerLost)
+    assert near.next_packet(1, talk.now) is None
+    assert near.next_deadline() is None
+    assert not near.expire(talk.now + 100)
+
+
+def test_the_end_drops_links_that_are_there() -> None:
+    talk = Talk(links=2)
+    talk.near.send(b"single")
+    talk.near.session.end(LOST)
+    assert talk.near.session.current_link is None
+    assert talk.near.session.next_packet(2, talk.now) is None
+
+
+def test_counters() -> None:
+    talk = Talk(links=2)
+    talk.opened()
+    talk.near.send(b"single")
+    talk.write(talk.near, 2)
+    stats = talk.near.session.stats()
+    sent = [data for side, _, data in talk.sent if side is talk.near]
+    assert (stats.packets_sent, stats.bytes_sent) == (len(sent), sum(map(len, sent)))
+    assert stats.streams_open == 1
+    assert stats.links == 2
+    assert stats.unacknowledged_bytes == len(sent[-1])
+    received = [data for side, _, data in talk.sent if side is talk.far]
+    assert (stats.packets_received, stats.bytes_received) == (len(received), sum(map(len, received)))
+    assert (stats.packets_resent, stats.links_lost) == (0, 0)
+
+
+def test_accepting_twice_is_refused_and_events_come_in_order() -> None:
+    talk = Talk()
+    ours = talk.near.open()
+    ours.send(b"early")
+    talk.pump()
+    (theirs,) = talk.far.offered
+    talk.far.session.accept(theirs, b"")
+    with pytest.raises(UsageError):
+        talk.far.session.accept(theirs, b"")
+    talk.pump()
+    assert [type(event) for event in talk.far.events[1:3]] == [StreamOpened, StreamMessages]
+    assert [type(event) for event in talk.near.events] == [StreamOpened, StreamAcknowledged]
+
+
+def test_addresses_decide_who_is_the_lower() -> None:
+    assert LOWER < HIGHER
+    talk = Talk()
+    assert talk.near.session.remote == HIGHER
+    assert talk.far.session.remote == LOWER
