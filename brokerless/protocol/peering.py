@@ -211,7 +211,7 @@ class Peering:
             if farewell is not None and link.phase in (LinkPhase.READY, LinkPhase.ADMISSION):
                 word = wire.encode_packet(0, 0, (wire.encode_control(farewell),))
                 self._host.end_link(link, word, now)
-            elif link.phase is not LinkPhase.ENDING:
+            else:
                 self._host.cut(link, str(error), now)
         if self.joined:
             self.joined = self._suspect = False

@@ -358,7 +358,7 @@ class SimNetwork:
     # What a test does to the links
 
     def cut(self, link: SimLink, by: SimNode | None = None) -> None:
-        """Break a link. Of what is under way some arrives, some is lost. ``by`` is not told, it knows."""
+        """Break a link. ``by`` is not told, it knows. Of what has not reached the other end, some is lost."""
         if link.is_cut:
             return
         link.is_cut = True
@@ -368,10 +368,13 @@ class SimNetwork:
             if node is by:
                 node.links.pop(link.number(node), None)
             else:
-                way = link.ways[link.other(node)]
-                for _ in range(self.random.randint(0, len(way.items))):
-                    way.items.pop()
-                self._put(link, link.other(node), _Sign.CLOSED)
+                sender = link.other(node)
+                items = link.ways[sender].items
+                is_held = link.is_frozen or self.is_parted(node, sender)
+                for _ in range(self.random.randint(0, len(items))):
+                    if is_held or items[-1][0] > self.now:
+                        items.pop()
+                self._put(link, sender, _Sign.CLOSED)
         if by is not None:
             link.ways[link.other(by)].items.clear()
 
