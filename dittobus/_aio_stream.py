@@ -159,7 +159,7 @@ class Stream:
         if self._core.acknowledged_sequence >= wanted:
             return
         if self._ended.done():
-            raise self._end()
+            raise self._failure()
         receipt: asyncio.Future[None] = self._loop.create_future()
         self._receipts[receipt] = wanted
         try:
@@ -272,11 +272,14 @@ class Stream:
         """End both directions: drain what was accepted, up to ``timeout`` seconds; discard what arrives.
 
         Returns when the other application has consumed all that was sent. Otherwise raises ``StreamClosed``,
-        or what has ended the stream instead, unless another call has told so. When cancelled, the stream is
-        aborted. Closing twice is harmless.
+        or what has ended the stream instead, unless it had ended before and another call has told so. When
+        cancelled, the stream is aborted. Closing twice is harmless.
         """
         checked_timeout(timeout)
-        if not self._ended.done():
+        if self._ended.done():
+            if self._end_told:
+                return
+        else:
             self._stop_receiving()
             try:
                 with contextlib.suppress(BusClosed):  # the bus is closing, and all its streams with it
@@ -285,8 +288,8 @@ class Stream:
             except asyncio.CancelledError:
                 self._core.abort()
                 raise
-        if self._end_error is not None and not self._end_told:
-            raise self._end()
+        if self._end_error is not None:
+            raise self._failure()
 
     def abort(self, code: int = 0, reason: str = "") -> None:
         """Drop everything now; the other side gets ``StreamReset`` with ``code`` and ``reason``."""
@@ -329,6 +332,13 @@ class Stream:
             return self._end_error.with_traceback(None)
         return StreamFinished("this side has closed the stream", peer=self.peer)
 
+    def _failure(self) -> BusError:
+        """Return what kept the stream from going on; for receiving alone, all may have come nonetheless."""
+        if self._end_error is None:
+            return self._end()
+        self._end_told = True
+        return self._end_error.with_traceback(None)
+
     def _stop_receiving(self) -> None:
         self._report_consumed()
         self._closing = True
@@ -368,7 +378,7 @@ class Stream:
                 if self._core.acknowledged_sequence >= wanted:
                     receipt.set_result(None)
                 else:
-                    receipt.set_exception(self._end())
+                    receipt.set_exception(self._failure())
 
     def _did_fork(self) -> None:
         self._send = _refuse_in_fork

@@ -140,15 +140,21 @@ class Stream(AnyStream, DittoBusStreamDelegate):
         return done(self.stream.finish)
 
     def close(self, timeout: float | None = 5.0) -> Future[None]:
-        closed = attempt(lambda: (self.stream.close(timeout), self._closed)[1])
-        self.messages.discard()
-        return closed
+        outcome = done(lambda: self.stream.close(timeout))
+        if outcome.exception() is not None:
+            return outcome
+        self._discard()
+        return self._closed
 
     def abort(self, code: int = 0, reason: str = "") -> Future[None]:
         outcome = done(lambda: self.stream.abort(code, reason))
         if outcome.exception() is None:
-            self.messages.discard()
+            self._discard()
         return outcome
+
+    def _discard(self) -> None:
+        self.stream.stats()  # the I/O thread has seen to the command: what is not taken now, is not consumed
+        self.messages.discard()
 
     def stats(self) -> StreamStats:
         return self.stream.stats()

@@ -8,6 +8,7 @@ wherever the face raises it. An adapter says all this in the words of its face, 
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -17,7 +18,7 @@ from brokerless import PeerChanged, PeerJoined, PeerLeft, Reliability
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from brokerless import Address, BusError, LossReason, Message, NodeStats, Peer, StreamStats, Ticket
+    from brokerless import Address, LossReason, Message, NodeStats, Peer, StreamStats, Ticket
 
 WAIT_S = 10.0
 """How long something may take that must happen."""
@@ -42,6 +43,13 @@ def get(outcome: Outcome[T]) -> T:
 def error_of(outcome: Outcome[Any]) -> BaseException | None:
     """Wait for how it ends; None: well."""
     return outcome.exception(WAIT_S)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Ask until it is so. Each question goes through the loop of the bus, which does its work between them."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {WAIT_S} s"
 
 
 def attempt(command: Callable[[], Future[T]]) -> Future[T]:
@@ -135,12 +143,9 @@ class AnyStream(ABC):
     def receive_all(self) -> list[bytes]:
         """Take messages until the other side has finished."""
         messages = []
-        while True:
-            next_one = self.receive()
-            error = error_of(next_one)
-            if isinstance(error, EOFError):
-                return messages
-            messages.append(get(next_one))
+        while not isinstance(error_of(following := self.receive()), EOFError):
+            messages.append(get(following))
+        return messages
 
 
 class AnyOffer(ABC):
@@ -283,8 +288,8 @@ class Face(ABC):
         """Close everything."""
 
 
-def end_of(stream: AnyStream) -> BusError | None:
-    """Wait for how a stream ends that the other side ends, at once when nothing is left to take."""
-    while not isinstance(error_of(stream.receive()), Exception):
+def drain(stream: AnyStream) -> BaseException:
+    """Take all that still comes, and return why no more does."""
+    while (error := error_of(stream.receive())) is None:
         pass
-    return error_of(stream.close())  # type: ignore[return-value]
+    return error
