@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from brokerless import (
     OpenTimeout,
     PeerChanged,
     PeerJoined,
+    PeerLeft,
     PeerState,
     PortInUse,
     Reliability,
@@ -93,6 +95,20 @@ async def test_two_nodes_find_each_other_by_zeroconf(tmp_path: Path) -> None:
         first, second = await mesh.pair(discovery=("zeroconf",))
         assert first.of(PeerJoined)[0].peer.path.reliable is ReliablePath.TCP
         assert second.node.stats().rejected_records >= 0
+
+
+async def test_many_that_start_at_once_end_up_with_one_link_each(tmp_path: Path) -> None:
+    """Where both dial, one link is needless; it may be cut at any moment of its making."""
+    async with Mesh(tmp_path) as mesh:
+        limits = Limits(handshake_timeout_s=60.0)  # what is left over would be there for that long
+        nodes = [mesh.make(limits=limits) for _ in range(10)]
+        with Log(logging.DEBUG) as log:
+            await asyncio.gather(*(node.node.start() for node in nodes))
+            for node in nodes:
+                await node.joined(*(other for other in nodes if other is not node))
+            await log.until(lambda: all(node.node.stats().links == len(nodes) - 1 for node in nodes))
+        assert all(len(node.of(PeerJoined)) == len(nodes) - 1 for node in nodes)
+        assert all(node.of(PeerLeft) == [] for node in nodes)
 
 
 async def test_a_peer_may_be_used_before_it_answers(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class NodeCore:
         self._touched: set[Address] = set()
         self._sendable: dict[int, None] = {}  # an ordered set: who asked first goes first
         self._actions: list[Action] = []
+        self._cut: set[int] = set()  # links that the actions cut
         self._events: list[Event] = []
         self._epoch = 0
         self._send_id = 0
@@ -169,6 +170,8 @@ class NodeCore:
     def link_opened(self, link: int, remote: Address, now: float, is_local: bool = False) -> None:
         """A dialled link is connected, or ``remote``, by its CURVE key, has made one to us."""
         present = self._links.get(link)
+        if link in self._cut:
+            return  # a dialled one that came to be needless; the shell has not cut it yet
         if present is None:
             if remote == self.address:
                 self._actions.append(Cut(link, "it is our own"))
@@ -468,6 +471,7 @@ class NodeCore:
     def take_actions(self) -> list[Action]:
         """Return what the shell is to do, in order."""
         actions, self._actions = self._actions, []
+        self._cut.clear()
         return actions
 
     def take_events(self) -> list[Event]:
@@ -546,6 +550,7 @@ class NodeCore:
     def cut(self, link: Link, reason: str, now: float) -> None:
         """Cut a link at once."""
         self._actions.append(Cut(link.id, reason))
+        self._cut.add(link.id)
         self._forget_link(link, now)
 
     def end_link(self, link: Link, last_word: bytes, now: float) -> None:
