@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from brokerless import PeerChanged, PeerJoined, PeerLeft, Reliability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from brokerless import Address, LossReason, Message, NodeStats, Peer, StreamStats, Ticket
 
@@ -46,7 +46,7 @@ def error_of(outcome: Outcome[Any]) -> BaseException | None:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Ask until it is so. Each question goes through the loop of the bus, which does its work between them."""
+    """Ask until it is so. Each question goes through the loop of the bus, which works between them."""
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline, f"not so within {WAIT_S} s"
@@ -161,6 +161,11 @@ class AnyOffer(ABC):
     @abstractmethod
     def reject(self, code: int = 0, reason: str = "") -> Outcome[None]:
         """Turn it down."""
+
+
+def feed(stream: AnyStream, messages: Sequence[bytes]) -> Future[list[int]]:
+    """Send one message after the other, each when the one before it was accepted."""
+    return in_thread(lambda: [get(stream.send(message)) for message in messages])
 
 
 class Presence:
