@@ -41,6 +41,11 @@ async def stream_between(opener: Process, acceptor: Process, name: str = "x") ->
     return int(stream)
 
 
+async def has_company(process: Process) -> None:
+    """Wait until it has a peer."""
+    await process.until(lambda: len(process.heard("joined")) > len(process.heard("left")))
+
+
 async def test_a_peer_killed_in_mid_stream_is_lost_and_never_a_clean_end(tmp_path: Path) -> None:
     async with Processes(tmp_path, limits=QUICK) as processes:
         survivor, victim = await processes.pair()
@@ -147,6 +152,34 @@ async def test_a_process_stopped_beyond_the_limit_finds_itself_expelled(
         assert (await sleeper.says("stats"))["stale"] >= 1
         for process in (sleeper, other):
             assert [len(process.heard(event)) for event in ("joined", "left")] == [2, 1]
+
+
+async def test_ten_losses_in_a_row_each_end_in_a_new_beginning(tmp_path: Path) -> None:
+    """Killed and started again, stopped and continued, in turns, while the other keeps sending."""
+    limit_s = 0.8
+    async with Processes(tmp_path, limits={"liveness_s": limit_s}) as processes:
+        identity = str(tmp_path / "identity")
+        survivor = await processes.start("survivor")
+        victim = await processes.start("victim", identity=identity)
+        await survivor.says("joined")
+        for cycle in range(10):
+            await has_company(victim)
+            name = f"of cycle {cycle}"
+            stream = await stream_between(survivor, victim, name)
+            survivor.do("flood", stream=stream)
+            await victim.says("messages", stream=stream)
+            if cycle % 2:
+                await stopped_for(victim, 1.4 * limit_s)
+                await victim.says("left", reason="expelled")
+            else:
+                await victim.end(signal.SIGKILL)
+                victim = await processes.start("victim", identity=identity)
+            ended = await survivor.says_next("ended")
+            assert ended["error"] == "PeerLost"
+            await survivor.until(lambda cycle=cycle: len(survivor.heard("joined")) == cycle + 2)
+        story = [said["event"] for said in survivor.said if said["event"] in ("joined", "left")]
+        assert story == ["joined", *["left", "joined"] * 10]
+        assert survivor.heard("ended", error=None) == []
 
 
 async def test_a_process_stopped_for_less_than_half_the_limit_is_missed_by_nobody(tmp_path: Path) -> None:
