@@ -587,9 +587,9 @@ class NodeCore:
         self.roster.disconnected(remote, now)
         self._prune(remote)
 
-    def doubted(self, remote: Address, now: float) -> None:
-        """The peer has become suspect: try a second link."""
-        self.roster.dial_again(remote, now)
+    def doubted(self, remote: Address, is_suspect: bool, now: float) -> None:
+        """The peer has become suspect: try a second link; or it no longer is."""
+        self.roster.doubt(remote, is_suspect, now)
 
     def superseded(self) -> None:
         """A newer process has this node's identity."""

@@ -120,8 +120,8 @@ class PeeringHost(Protocol):
     def ended(self, session: Session) -> None:
         """The session is over; what it counted is the node's to keep."""
 
-    def doubted(self, remote: Address, now: float) -> None:
-        """The peer has become suspect: try a second link."""
+    def doubted(self, remote: Address, is_suspect: bool, now: float) -> None:
+        """The peer has become suspect: try a second link; or it no longer is."""
 
     def rest(self, remote: Address, now: float) -> None:
         """Leave the peer alone for a while."""
@@ -346,7 +346,6 @@ class Peering:
                 self._host.cut(self.links[number], reason, now)
         if session.is_suspect != self._suspect:
             self._suspect = session.is_suspect
-            if self._suspect:
-                self._host.doubted(self.address, now)
+            self._host.doubted(self.address, self._suspect, now)
             self._host.emit(PeerChanged(self.snapshot()))
         self._host.touch(self.address)

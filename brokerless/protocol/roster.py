@@ -38,7 +38,17 @@ ENDPOINTS_MAX = 16
 class _Entry:
     """One address that we might dial."""
 
-    __slots__ = ("boot", "connected", "dialling", "failures", "sources", "untried", "waiting", "wanted")
+    __slots__ = (
+        "boot",
+        "connected",
+        "dialling",
+        "doubted",
+        "failures",
+        "sources",
+        "untried",
+        "waiting",
+        "wanted",
+    )
 
     def __init__(self) -> None:
         self.sources: dict[str, tuple[str, ...]] = {}
@@ -46,9 +56,15 @@ class _Entry:
         self.wanted = False
         self.waiting = False
         self.connected = False
+        self.doubted = False
         self.dialling: set[str] = set()
         self.untried: list[list[str]] = []
         self.failures = 0
+
+    @property
+    def is_served(self) -> bool:
+        """Whether there is a link, and no reason for another."""
+        return self.connected and not self.doubted
 
     def tiers(self) -> list[list[str]]:
         known = dict.fromkeys(place for places in self.sources.values() for place in places)
@@ -133,7 +149,7 @@ class Roster:
             return False
         if restarted or entry.tiers() != before:
             entry.failures = 0
-            if not entry.dialling and not entry.connected:
+            if not entry.dialling and not entry.is_served:
                 yields = self._local > address and not prompt
                 self._schedule(address, entry, now + (YIELD_S if yields else 0.0))
         return True
@@ -151,14 +167,15 @@ class Roster:
         if entry is None or endpoint not in entry.dialling:
             return
         self._dial_over(entry, endpoint)
-        if entry.dialling or entry.connected:
+        if entry.dialling or entry.is_served:
             return
         if entry.untried:
             self._timers.set(address, now)
             return
         entry.failures += 1
         wait_s = self._limits.redial_min_s * 2 ** min(entry.failures - 1, 16)
-        longest_s = REDIAL_WAITING_MAX_S if entry.waiting else self._limits.redial_max_s
+        in_need = entry.waiting or entry.doubted
+        longest_s = REDIAL_WAITING_MAX_S if in_need else self._limits.redial_max_s
         self._schedule(address, entry, now + min(wait_s, longest_s))
 
     def dial_succeeded(self, address: Address, endpoint: str) -> None:
@@ -175,6 +192,7 @@ class Roster:
         """The peer has a ready link, whoever dialled it: dial no more."""
         entry = self._entries.setdefault(address, _Entry())
         entry.connected = True
+        entry.doubted = False
         entry.failures = 0
         entry.untried = []
         self._timers.remove(address)
@@ -184,7 +202,7 @@ class Roster:
         entry = self._entries.get(address)
         if entry is None:
             return
-        entry.connected = False
+        entry.connected = entry.doubted = False
         if not entry.sources:
             if not entry.waiting:
                 self.forget(address)
@@ -207,10 +225,17 @@ class Roster:
         if entry is not None:
             entry.waiting = waiting
 
-    def dial_again(self, address: Address, now: float) -> None:
-        """The peer's link is suspect: dial a second one beside it."""
+    def doubt(self, address: Address, doubted: bool, now: float) -> None:
+        """The peer has become suspect: dial a second link beside what it has; or it is beyond doubt again."""
         entry = self._entries.get(address)
-        if entry is not None and not entry.dialling:
+        if entry is None or not entry.connected:
+            return
+        entry.doubted = doubted
+        if not doubted:
+            entry.failures = 0
+            entry.untried = []
+            self._timers.remove(address)
+        elif not entry.dialling:
             self._schedule(address, entry, now)
 
     def rest(self, address: Address, now: float) -> None:

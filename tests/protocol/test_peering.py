@@ -93,8 +93,8 @@ class Host:
     def disconnected(self, remote: Address, now: float) -> None:
         self.calls.append("disconnected")
 
-    def doubted(self, remote: Address, now: float) -> None:
-        self.calls.append("doubted")
+    def doubted(self, remote: Address, is_suspect: bool, now: float) -> None:
+        self.calls.append("doubted" if is_suspect else "trusted")
 
     def rest(self, remote: Address, now: float) -> None:
         self.calls.append("rest")
@@ -496,7 +496,7 @@ def test_a_suspect_that_answers_is_alive_again_and_told_so() -> None:
     host.peering.expire(102.5)
     host.peering.packet(link, packet(wire.Pong(1)), 30, 102.6)
     assert host.told == [(PeerChanged, PeerState.SUSPECT), (PeerChanged, PeerState.ALIVE)]
-    assert host.calls == ["doubted"]
+    assert host.calls == ["doubted", "trusted"]
 
 
 def test_suspicion_does_not_outlive_a_session() -> None:

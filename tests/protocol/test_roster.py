@@ -266,11 +266,46 @@ def test_a_doubtful_link_gets_a_second_beside_it() -> None:
     roster.plan(NOW)
     roster.dial_succeeded(HIGHER, TCP)
     roster.connected(HIGHER)
-    roster.dial_again(HIGHER, NOW + 2.5)
+    roster.doubt(HIGHER, True, NOW + 2.5)
     assert roster.plan(NOW + 2.5) == [(HIGHER, TCP)]
-    roster.dial_again(HIGHER, NOW + 3)  # it is being tried
+    roster.doubt(HIGHER, True, NOW + 3)  # it is being tried
     assert roster.next_deadline() is None
-    roster.dial_again(LOWER, NOW)  # never heard of
+    roster.doubt(LOWER, True, NOW)  # never heard of
+    roster.learn(LOWER, "test", (TCP,), 1, NOW + 3)
+    roster.doubt(LOWER, False, NOW + 3)  # without a link there is nothing to doubt
+    assert roster.next_deadline() == NOW + 3 + YIELD_S
+
+
+def test_while_there_is_doubt_the_second_link_is_tried_again_soon_and_wherever_a_hint_says() -> None:
+    roster = known()
+    roster.connected(HIGHER)
+    roster.doubt(HIGHER, True, NOW)
+    assert [when for when, _ in run(roster, NOW + 1.2)] == [0, 0.1, 0.3, 0.7, 1.2]
+    roster.learn(HIGHER, "test", (OTHER_TCP,), 1, NOW + 1.3)
+    assert roster.plan(NOW + 1.3) == [(HIGHER, OTHER_TCP)]
+    roster.dial_failed(HIGHER, OTHER_TCP, NOW + 1.4)
+    roster.doubt(HIGHER, False, NOW + 1.45)
+    assert roster.next_deadline() is None
+    roster.doubt(HIGHER, True, NOW + 9)
+    assert roster.plan(NOW + 9) == [(HIGHER, OTHER_TCP)]
+    roster.doubt(HIGHER, False, NOW + 9.1)
+    roster.dial_failed(HIGHER, OTHER_TCP, NOW + 9.2)  # nobody minds any more
+    assert roster.next_deadline() is None
+    roster.doubt(HIGHER, True, NOW + 10)
+    roster.connected(HIGHER)
+    assert roster.next_deadline() is None
+    roster.dial_failed(HIGHER, OTHER_TCP, NOW + 10)
+    assert roster.next_deadline() is None
+
+
+def test_doubt_ends_with_the_link() -> None:
+    roster = known()
+    roster.connected(HIGHER)
+    roster.doubt(HIGHER, True, NOW)
+    roster.disconnected(HIGHER, NOW)
+    assert [when for when, _ in run(roster, NOW + 3.2)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
+    roster.connected(HIGHER)
+    roster.learn(HIGHER, "test", (OTHER_TCP,), 1, NOW + 4)
     assert roster.next_deadline() is None
 
 
@@ -326,7 +361,7 @@ def test_who_is_connected_outlives_its_hints() -> None:
     roster.plan(NOW)
     roster.connected(HIGHER)
     assert roster.learn(HIGHER, "test", (), 1, NOW)
-    roster.dial_again(HIGHER, NOW + 1)  # nowhere to
+    roster.doubt(HIGHER, True, NOW + 1)  # nowhere to dial
     assert roster.plan(NOW + 1) == []
     roster.disconnected(HIGHER, NOW + 2)
     assert HIGHER not in roster
@@ -335,7 +370,7 @@ def test_who_is_connected_outlives_its_hints() -> None:
 def test_a_timer_of_somebody_nowhere_to_be_found_does_nothing() -> None:
     roster = known()
     roster.connected(HIGHER)
-    roster.dial_again(HIGHER, NOW)
+    roster.doubt(HIGHER, True, NOW)
     roster.learn(HIGHER, "test", (), 1, NOW)
     assert roster.plan(NOW) == []
     assert roster.next_deadline() is None
@@ -418,7 +453,7 @@ def test_a_conversation_gets_its_links_in_a_large_roster_too(use: str) -> None:
     roster.plan(NOW)
     roster.connected(peer(3))  # it dialled us
     if use == "suspect":
-        roster.dial_again(peer(3), NOW + 1)
+        roster.doubt(peer(3), True, NOW + 1)
     else:
         roster.set_waiting(peer(3), True)
         roster.disconnected(peer(3), NOW + 0.9)
@@ -483,7 +518,7 @@ STEPS = st.tuples(
             "disconnected",
             "want",
             "set_waiting",
-            "dial_again",
+            "doubt",
             "rest",
         ]
     ),
@@ -516,6 +551,8 @@ def take(roster: Roster, step: tuple[Any, ...], under_way: set[tuple[Address, st
         roster.connected(address)
     elif what == "set_waiting":
         roster.set_waiting(address, number % 2 == 0)
+    elif what == "doubt":
+        roster.doubt(address, number % 3 > 0, now)
     else:
         getattr(roster, what)(address, now)
 
