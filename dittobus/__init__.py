@@ -1,6 +1,7 @@
 """DittoBus: messages and streams between the processes of a mesh, without a broker.
 
-``DittoBus`` is the bus in the delegate style, for any thread; ``dittobus.aio.Bus`` is the same in asyncio.
+``DittoBus`` is the bus in the delegate style, for any thread; ``dittobus.aio.Bus`` is the same in asyncio,
+``dittobus.blocking.Bus`` for code that waits.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ from brokerless import (
 )
 from brokerless import Message as DittoBusMessage
 from brokerless import Reliability as DittoBusReliability
+from dittobus._environment import environment
 from dittobus.bus import DittoBus
 from dittobus.delegates import DittoBusDelegate, DittoBusStreamDelegate
 from dittobus.dispatch import DispatchQueue
@@ -126,6 +128,7 @@ __all__ = [
     "VersionMismatch",
     "WaitTimeout",
     "WireError",
+    "environment",
     "generate_secret",
 ]
 

@@ -12,7 +12,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from brokerless import BusClosed, Limits, NodeConfig, Reliability, UsageError
-from dittobus import _fork
+from dittobus import _environment, _fork
 from dittobus._aio_exchange import AioExchange
 from dittobus._aio_offer import Offer
 from dittobus._aio_stream import Stream
@@ -174,6 +174,13 @@ class Bus:
     def ticket(self) -> Ticket:
         """Return what another bus needs to dial this one, wherever it is."""
         return self._running().node.ticket()
+
+    def child_environment(self) -> dict[str, str]:
+        """Return the environment for a child process that is to join this mesh.
+
+        See ``DittoBus.child_environment``.
+        """
+        return _environment.child_environment(self._config, self.ticket())
 
     @property
     def peers(self) -> tuple[Peer, ...]:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from brokerless import BusClosed, Limits, NodeConfig, Reliability, UsageError
-from dittobus import _exit
+from dittobus import _environment, _exit
 from dittobus._arguments import (
     as_bytes,
     checked_channel,
@@ -323,6 +323,18 @@ class DittoBus(Recipient):
         """Return what another bus needs to dial this one, wherever it is."""
         ground, exchange = self._running()
         return ground.io.call(exchange.node.ticket)
+
+    def child_environment(self) -> dict[str, str]:
+        """Return the environment for a child process that is to join this mesh.
+
+        It is that of this process with the mesh, its secret, and the tickets of this bus and of the peers
+        that it was given; there ``dittobus.environment()`` makes arguments of it. Not in it are an identity,
+        which two processes cannot share, and what has no variable: ``trust``, ``directory``, ``discovery``
+        and ``interfaces``. Where there is no secret, none is needed: the child is this user's on this host.
+
+        >>> subprocess.Popen([sys.executable, "worker.py"], env=bus.child_environment())
+        """
+        return _environment.child_environment(self._config, self.ticket())
 
     @property
     def peers(self) -> tuple[Peer, ...]:

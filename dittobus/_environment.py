@@ -1,0 +1,137 @@
+"""A bus' place in its mesh, handed to another process in environment variables.
+
+=======================  =====================================================================================
+``DITTOBUS_MESH``        the name of the mesh
+``DITTOBUS_SECRET``      its secret: a passphrase as it is, bytes as ``hex:`` and their hexadecimal digits. A
+                         passphrase that itself begins with ``hex:`` or ``text:`` is written after ``text:``
+``DITTOBUS_SECRET_FILE`` instead, a file that holds the same; an end of line after it does not count
+``DITTOBUS_IDENTITY``    the file of this process' identity
+``DITTOBUS_PEERS``       tickets of peers to dial, with white space or commas in between
+=======================  =====================================================================================
+
+A variable that is empty counts as not set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brokerless import ConfigError, NodeConfig
+
+if TYPE_CHECKING:
+    from brokerless import Ticket
+
+MESH = "DITTOBUS_MESH"
+SECRET = "DITTOBUS_SECRET"
+SECRET_FILE = "DITTOBUS_SECRET_FILE"
+IDENTITY = "DITTOBUS_IDENTITY"
+PEERS = "DITTOBUS_PEERS"
+
+SECRET_FILE_BYTES_MAX = 4_096
+"""A secret is a line; a larger file is another one than was meant."""
+
+_AS_BYTES = "hex:"
+_AS_TEXT = "text:"
+
+# A ticket may hold commas itself, between its places.
+_BETWEEN_TICKETS = re.compile(r"[\s,]+(?=dittobus://)")
+
+
+def environment() -> dict[str, Any]:
+    """Return the keyword arguments for a bus that the environment variables ``DITTOBUS_…`` ask for.
+
+    >>> bus = DittoBus("camera", **environment())
+
+    They are ``mesh``, ``secret``, ``identity`` and ``peers``, each where its variable is set:
+    ``DITTOBUS_MESH``, ``DITTOBUS_SECRET`` or ``DITTOBUS_SECRET_FILE``, ``DITTOBUS_IDENTITY``,
+    ``DITTOBUS_PEERS``. A secret of bytes is written as ``hex:`` and their digits. Raises ``ConfigError``,
+    which names the variable.
+    """
+    arguments: dict[str, Any] = {}
+    if mesh := os.environ.get(MESH):
+        _check(MESH, mesh=mesh)
+        arguments["mesh"] = mesh
+    if secret := _secret():
+        arguments["secret"] = secret
+    if identity := os.environ.get(IDENTITY):
+        arguments["identity"] = identity
+    if tickets := os.environ.get(PEERS, "").strip(" \t\r\n,"):
+        arguments["peers"] = _BETWEEN_TICKETS.split(tickets)
+        _check(PEERS, peers=arguments["peers"])
+    return arguments
+
+
+def child_environment(config: NodeConfig, ticket: Ticket) -> dict[str, str]:
+    """Return this process' environment, with the variables of a child of the bus that has this ticket."""
+    ours = (MESH, SECRET, SECRET_FILE, IDENTITY, PEERS)
+    variables = {name: value for name, value in os.environ.items() if name not in ours}
+    variables[MESH] = config.mesh
+    if config.secret is not None:
+        variables[SECRET] = _as_text(config.secret)
+    variables[PEERS] = " ".join(map(str, (ticket, *config.peers)))
+    for name in ours:
+        if "\0" in variables.get(name, ""):
+            raise ConfigError(f"{name}: holds a NUL, which no environment can carry")
+    return variables
+
+
+def _secret() -> str | bytes | None:
+    secret, path = os.environ.get(SECRET), os.environ.get(SECRET_FILE)
+    if secret and path:
+        raise ConfigError(f"{SECRET}, {SECRET_FILE}: only one of them can say what the secret is")
+    if path:
+        variable, secret = SECRET_FILE, _content(Path(path))
+    elif secret:
+        variable = SECRET
+    else:
+        return None
+    given = _from_text(variable, secret)
+    _check(variable, secret=given)
+    return given
+
+
+def _content(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(SECRET_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"{SECRET_FILE}: cannot read {path}: {error.strerror}") from error
+    if len(content) > SECRET_FILE_BYTES_MAX:
+        raise ConfigError(f"{SECRET_FILE}: {path} is larger than {SECRET_FILE_BYTES_MAX} bytes")
+    try:
+        return content.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:  # not chained, since the cause shows the content
+        raise ConfigError(
+            f"{SECRET_FILE}: {path} is no text in UTF-8", hint=f"write bytes as {_AS_BYTES} and their digits"
+        ) from None
+
+
+def _from_text(variable: str, text: str) -> str | bytes:
+    if text.startswith(_AS_TEXT):
+        return text.removeprefix(_AS_TEXT)
+    if not text.startswith(_AS_BYTES):
+        return text
+    try:
+        return bytes.fromhex(text.removeprefix(_AS_BYTES))
+    except ValueError:  # not chained, since the cause may show the text
+        raise ConfigError(
+            f"{variable}: what follows {_AS_BYTES} is not hexadecimal",
+            hint=f"write a passphrase that begins so after {_AS_TEXT}",
+        ) from None
+
+
+def _as_text(secret: str | bytes) -> str:
+    if isinstance(secret, bytes):
+        return _AS_BYTES + secret.hex()
+    return _AS_TEXT + secret if secret.startswith((_AS_BYTES, _AS_TEXT)) else secret
+
+
+def _check(variable: str, **argument: Any) -> None:
+    """Raise what a bus would, but in the name of the variable."""
+    try:
+        NodeConfig(**argument)
+    except ConfigError as error:
+        raise ConfigError(f"{variable}: {error.args[0]}", hint=error.hint) from None
