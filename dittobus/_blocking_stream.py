@@ -186,12 +186,14 @@ class Stream:
         """End both directions: drain what was accepted, up to ``timeout`` seconds; discard what arrives.
 
         Returns when the other application has consumed all that was sent. Otherwise raises ``StreamClosed``,
-        or what has ended the stream instead, unless another call has told so. When interrupted, the stream is
-        aborted. Who waits in another thread gets ``StreamFinished``. Closing twice is harmless.
+        or what has ended the stream instead, unless it had ended before and another call has told so. When
+        interrupted, the stream is aborted. Who waits in another thread gets ``StreamFinished``. Closing twice
+        is harmless.
         """
         checked_timeout(timeout)
         exchange = self._exchange
         exchange.check_process()
+        is_known = self._ended and self._end_told
         try:
             self._stop()
             if not self._ended:
@@ -200,7 +202,7 @@ class Stream:
         except BaseException:
             exchange.io.post(self._core.abort)
             raise
-        if not self._end_told and (error := self._end()) is not None:
+        if not is_known and (error := self._end()) is not None:
             raise error
 
     def abort(self, code: int = 0, reason: str = "") -> None:

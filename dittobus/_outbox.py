@@ -95,7 +95,9 @@ class Outbox:
         self._flush()
 
     def look_for_room(self) -> None:
-        """Some of the queue has been sent: let those in who wait for it."""
+        """Some of the queue has been sent, or dropped for good: let those in who wait, or refuse them."""
+        if self._core.send_error is not None:
+            self.refuse()
         stats = self._core.stats()
         in_core = stats.send_queue_bytes + MESSAGE_COST_BYTES * stats.send_queue_messages
         with self._lock:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.behaviour.aio_face import AioFace
+from tests.behaviour.blocking_face import BlockingFace
 from tests.behaviour.delegate_face import DelegateFace
 from tests.behaviour.face import AnyBus, AnyStream, Face, get
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FACES: dict[str, type[Face]] = {"delegate": DelegateFace, "aio": AioFace}
+FACES: dict[str, type[Face]] = {"delegate": DelegateFace, "aio": AioFace, "blocking": BlockingFace}
 
 
 @pytest.fixture
