@@ -100,9 +100,14 @@ def _complain(words: str, code: int) -> int:
 
 @contextmanager
 def _ended_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that everything is let go of."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let SIGTERM, and a terminal that is closed, do what Ctrl-C does, so that everything is let go of."""
+    endings = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {ending: signal.getsignal(ending) for ending in endings}
+    heeded = [ending for ending in endings if before[ending] is not signal.SIG_IGN]  # nohup has its reasons
+    for ending in heeded:
+        signal.signal(ending, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for ending in heeded:
+            signal.signal(ending, before[ending])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import signal
 import subprocess
 import sys
 
@@ -80,6 +81,19 @@ def test_an_interrupt_is_said_in_one_line(
     monkeypatch.setattr(importlib.metadata, "version", interrupt)
     assert main(["version"]) == cli.INTERRUPTED
     assert_one_line_that_says(capsys, "interrupted")
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    try:
+        with cli._ended_like_interrupted():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is before[1]
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
 
 
 def test_the_module_is_the_command() -> None:
