@@ -215,12 +215,9 @@ class NodeCore:
     def _prune(self, address: Address) -> None:
         """Forget who is neither heard of, nor linked, nor waited for: passers-by must not cost memory."""
         peering = self._peers.get(address)
-        if (
-            peering is not None
-            and not peering.links
-            and peering.session is None
-            and address not in self.roster
-        ):
+        if peering is None or peering.links or peering.joined:
+            return
+        if address not in self.roster and not self._is_awaited(address):
             del self._peers[address]
 
     def link_message(self, link: int, data: bytes, now: float) -> None:
@@ -358,6 +355,7 @@ class NodeCore:
             elif (peering := self._peers.get(key)) is not None:
                 peering.expire(now)
                 self._touched.add(key)
+                self._prune(key)
         for address, endpoint in self.roster.plan(now):
             if not self._leaving or self._is_awaited(address):
                 self._actions.append(Dial(address, endpoint))
@@ -433,15 +431,18 @@ class NodeCore:
         session = peering.session_for_use(now)
         if not session.links:
             self.roster.set_waiting(to, True)
-            self.roster.want(to, now)
-            self._wake()
+            self.want(to, now)
         return session
 
     def want(self, address: Address, now: float) -> None:
         """Dial a known peer, whatever the size of the roster."""
-        if address in self.roster:
-            self.roster.want(address, now)
-            self._wake()
+        self.roster.want(address, now)
+        peering = self._peers.get(address)
+        if peering is not None and not peering.is_dialled and self.roster.is_dialling(address):
+            peering.is_dialled = True
+            if peering.loss is None:
+                self.emit(PeerChanged(peering.snapshot()))
+        self._wake()
 
     def announce(self, name: str, metadata: bytes, now: float) -> None:
         """Change what every peer is told of this node."""
@@ -465,6 +466,9 @@ class NodeCore:
         for peering in list(self._peers.values()):
             goodbye = wire.Goodbye(wire.Farewell.LEFT, "")
             peering.end(LossReason.LEFT, BusClosed("the bus was closed", peer=peering.address), now, goodbye)
+        for link in list(self._links.values()):
+            if link.phase is not LinkPhase.ENDING:  # a greeting under way would make a peer join yet
+                self.cut(link, "the bus was closed", now)
 
     # Outputs
 

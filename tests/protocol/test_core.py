@@ -1,8 +1,8 @@
-"""The node's core against a peer that says exactly what the test wants it to say, byte by byte."""
+"""A node without I/O: strangers kept out, peers kept apart, links, admission, and a good end."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,8 +11,10 @@ from brokerless.config import Limits
 from brokerless.errors import (
     BusClosed,
     DeliveryUnknown,
+    PeerError,
     PeerLost,
     PeerRefused,
+    SendTimeout,
     UnknownPeer,
     UsageError,
     VersionMismatch,
@@ -26,786 +28,1105 @@ from brokerless.model import (
     PeerLeft,
     PeerState,
     Reliability,
-    ReliablePath,
     SendDone,
     StreamEnded,
     StreamOffered,
-    StreamOpened,
 )
 from brokerless.protocol import wire
-from brokerless.protocol.actions import Action, Admit, Confirm, Cut, Dial, Refused, Superseded
+from brokerless.protocol.actions import Admit, Confirm, Cut, Dial, Refused, Superseded
 from brokerless.protocol.core import ADMIT_HELD_BYTES_MAX, LAST_WORD_S, NodeCore
-from brokerless.protocol.handshake import Handshake, Role, State
+from brokerless.protocol.handshake import Handshake, Refusal, Refuse, Role, decode
+from brokerless.protocol.stream_state import UNTAKEN
+from brokerless.testing.simulation import SimNetwork, SimNode
 
-KEY = b"k" * 32
-OURS = Address(b"\x50" * 32)
-LOWER = Address(b"\x10" * 32)
-HIGHER = Address(b"\x90" * 32)
-OTHER = Address(b"\xa0" * 32)
-PLACE = "tcp://127.0.0.1:1"
-LIMITS = Limits()
+if TYPE_CHECKING:
+    from brokerless.protocol.session import Session
+
+US = Address(b"\x50" * 32)
+THEM = Address(b"\x90" * 32)
+OTHERS = [Address(bytes([0x91 + number]) * 32) for number in range(4)]
+KEY = bytes(32)
+PLACE = "tcp://192.0.2.1:4000"
+T = 5.0
 
 
-class Host:
-    """A core, and the shell that it believes in."""
+class Node:
+    """A core, and a shell that does nothing by itself."""
 
-    def __init__(self, limits: Limits = LIMITS, address: Address = OURS, **options: Any) -> None:
+    def __init__(self, limits: Limits | None = None, address: Address = US, **options: Any) -> None:
         self.now = 100.0
         self.wakes = 0
         self.core = NodeCore(
-            address=address, boot=77, mesh_key=KEY, limits=limits, wake=self._wake, name="ours", **options
+            address=address, boot=7, mesh_key=KEY, limits=limits or Limits(), wake=self._wake, **options
         )
         self.events: list[Any] = []
-        self.actions: list[Action] = []
+        self.actions: list[Any] = []
+        self._links = 0
 
     def _wake(self) -> None:
         self.wakes += 1
 
-    def settle(self) -> None:
-        self.events += self.core.take_events()
+    def number(self) -> int:
+        self._links += 1
+        return self._links
+
+    def turn(self) -> None:
+        """Drain the actions and events, as a shell does."""
         self.actions += self.core.take_actions()
+        self.events += self.core.take_events()
 
     def wait(self, seconds: float) -> None:
-        """Let time pass as a shell would: by every deadline on the way."""
         end = self.now + seconds
         while (deadline := self.core.next_deadline()) is not None and deadline <= end:
             self.now = max(self.now, deadline)
             self.core.expire(self.now)
-            self.settle()
+            self.turn()
         self.now = end
 
+    def cuts(self) -> dict[int, str]:
+        self.turn()
+        return {action.link: action.reason for action in self.actions if isinstance(action, Cut)}
+
     def of_type(self, kind: type) -> list[Any]:
-        self.settle()
-        return [item for item in (*self.events, *self.actions) if isinstance(item, kind)]
+        self.turn()
+        return [event for event in [*self.events, *self.actions] if isinstance(event, kind)]
 
-    def cut(self, link: int) -> str | None:
-        """Say why the link was cut, None if it was not."""
-        return next((action.reason for action in self.of_type(Cut) if action.link == link), None)
+    def session(self, address: Address = THEM) -> Session:
+        session = self.core.session(address)
+        assert session is not None
+        return session
 
 
-class Raw:
-    """A peer of the host that keeps no rules but those it is told to."""
+class Remote:
+    """The other end of one link, played by hand."""
 
     def __init__(
-        self, host: Host, address: Address = HIGHER, link: int = 1, *, key: bytes = KEY, version: int = 1
+        self,
+        node: Node,
+        address: Address = THEM,
+        *,
+        dialled: bool = False,
+        mesh_key: bytes = KEY,
+        versions: tuple[int, ...] = (1,),
     ) -> None:
-        self.host = host
+        self.node = node
         self.address = address
-        self.link = link
-        self.key = key
-        self.version = version
-        self.boot = 1000 + link
-        self.heard: list[Any] = []
-        self.raw: list[bytes] = []
+        self.link = node.number()
         self.sent = 0
-
-    def dial(self) -> Raw:
-        """Connect to the host and say HELLO."""
-        self.host.core.link_opened(self.link, self.address, self.host.now)
-        self.hand = self._handshake(Role.DIALLER)
-        hello = self.hand.start()
-        assert hello is not None
-        return self.say(hello)
-
-    def answer(self) -> Raw:
-        """Be dialled by the host, which says HELLO, and answer it."""
-        self.host.core.dialled(self.link, self.address, PLACE, self.host.now)
-        self.host.core.link_opened(self.link, self.address, self.host.now)
-        self.hand = self._handshake(Role.ACCEPTOR)
-        hello = self.host.core.next_message(self.link, self.host.now)
-        assert hello is not None
-        for reply in self.hand.receive(hello):
-            self.say(reply)
-        return self
-
-    def _handshake(self, role: Role) -> Handshake:
-        return Handshake(role, mesh_key=self.key, local=self.address, remote=OURS, versions=(self.version,))
-
-    def say(self, data: bytes) -> Raw:
-        self.host.core.link_message(self.link, data, self.host.now)
-        self.host.settle()
-        return self
-
-    def listen(self) -> Raw:
-        """Take what the host has for this link."""
-        while (data := self.host.core.next_message(self.link, self.host.now)) is not None:
-            self.raw.append(data)
-            if self.hand.state is State.AWAIT_HELLO:
-                self.hand.receive(data)
-            else:
-                self.heard.append(wire.decode_packet(data))
-        return self
-
-    @property
-    def frames(self) -> list[Any]:
-        self.listen()
-        return [frame for packet in self.heard for frame in packet.frames]
-
-    def info(self, epoch: int = 1, theirs: tuple[int, int] = (0, 0), received: int = 0, **more: Any) -> Raw:
-        said = wire.Info(
-            boot=self.boot,
-            epoch=epoch,
-            their_boot=theirs[0],
-            their_epoch=theirs[1],
-            received=received,
-            **{
-                "message_bytes_max": 1_000_000,
-                "stream_credit": 65536,
-                "single_credit": 65536,
-                "streams_max": 100,
-                "liveness_ms": 5000,
-                "name": "raw",
-                **more,
-            },
+        self.received = 0
+        role = Role.ACCEPTOR if dialled else Role.DIALLER
+        self.handshake = Handshake(
+            role, mesh_key=mesh_key, local=address, remote=node.core.address, versions=versions
         )
-        return self.say(wire.encode_packet(0, 0, [wire.encode_info(said)]))
+        if dialled:
+            node.core.dialled(self.link, address, PLACE, node.now)
+        else:
+            node.core.link_opened(self.link, address, node.now)
 
-    def join(self) -> Raw:
-        return self.dial().listen().info().listen()
+    def raw(self, data: bytes) -> None:
+        self.node.core.link_message(self.link, data, self.node.now)
 
-    def frame(self, *frames: Any) -> Raw:
-        """Send frames in one numbered packet."""
+    def greet(self) -> Remote:
+        """Exchange HELLO."""
+        if self.handshake.start() is None:
+            self.node.core.link_opened(self.link, self.address, self.node.now)
+            (reply,) = self.handshake.receive(self.heard_bytes()[0])
+            self.raw(reply)
+        else:
+            hello = self.handshake.start()
+            assert hello is not None
+            self.raw(hello)
+        return self
+
+    def info(self, epoch: int = 1, boot: int = 1000, **fields: Any) -> Remote:
+        known = {
+            "boot": boot,
+            "epoch": epoch,
+            "message_bytes_max": 2**20,
+            "stream_credit": 2**16,
+            "single_credit": 2**16,
+            "streams_max": 100,
+            "liveness_ms": 5000,
+            "name": "them",
+        }
+        return self.say(wire.encode_info(wire.Info(**{**known, **fields})))
+
+    def join(self, **fields: Any) -> Remote:
+        return self.greet().info(**fields)
+
+    def say(self, *contents: Any) -> Remote:
+        self.raw(_encoded(0, self.received, contents))
+        return self
+
+    def say_numbered(self, *contents: Any) -> Remote:
         self.sent += 1
-        encoded = [
-            wire.encode_data(*frame) if isinstance(frame, wire.Data) else wire.encode_control(frame)
-            for frame in frames
-        ]
-        return self.say(wire.encode_packet(self.sent, self.acknowledged, encoded))
+        self.raw(_encoded(self.sent, self.received, contents))
+        return self
 
-    @property
-    def acknowledged(self) -> int:
-        return max((packet.number for packet in self.listen().heard), default=0)
+    def heard_bytes(self) -> list[bytes]:
+        heard = []
+        while (message := self.node.core.next_message(self.link, self.node.now)) is not None:
+            heard.append(message)
+        return heard
 
-    def unnumbered(self, *frames: Any) -> Raw:
-        return self.say(wire.encode_packet(0, self.acknowledged, map(wire.encode_control, frames)))
-
-
-def single(host: Host, to: Address, data: bytes = b"x", timeout: float | None = 10.0) -> int:
-    deadline = None if timeout is None else host.now + timeout
-    return host.core.send(data, to, Reliability.RELIABLE, 0, deadline, host.now)
-
-
-# Joining
-
-
-def test_a_peer_that_dials_proves_itself_and_joins() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    assert host.of_type(PeerJoined)[0].peer.name == "raw"
-    assert host.of_type(Confirm) == [Confirm(1)]
-    assert host.core.peer(HIGHER) == host.core.peers[0]
-    assert host.core.peers[0].state is PeerState.ALIVE
-    assert host.core.peers[0].path.reliable is ReliablePath.TCP
-    assert [frame.name for frame in peer.frames if isinstance(frame, wire.Info)] == ["ours"]
-    assert host.core.stats().peers == 1
-    assert host.core.stats().links == 1
+    def heard(self) -> list[Any]:
+        """Return the frames that came; handshakes as they are."""
+        frames: list[Any] = []
+        for data in self.heard_bytes():
+            if data[:4] == b"\xffDTB":
+                frames.append(decode(data))
+                continue
+            content = wire.decode_packet(data)
+            self.received = max(self.received, content.number)
+            frames += content.frames
+        return frames
 
 
-def test_a_link_within_the_host_is_shown_as_such() -> None:
-    host = Host()
-    host.core.link_opened(1, HIGHER, host.now, is_local=True)
-    peer = Raw(host)
-    peer.hand = peer._handshake(Role.DIALLER)
-    peer.say(peer.hand.start() or b"").listen().info()
-    assert host.core.peers[0].path.reliable is ReliablePath.IPC
+def _encoded(number: int, acknowledged: int, contents: tuple[Any, ...]) -> bytes:
+    encoded = [one if isinstance(one, bytes) else wire.encode_control(one) for one in contents]
+    return wire.encode_packet(number, acknowledged, encoded)
 
 
-def test_a_peer_that_is_dialled_joins() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "zeroconf", (PLACE,), 5, host.now)
-    assert host.of_type(PeerChanged)[0].peer.state is PeerState.JOINING
-    host.wait(0.0)
-    assert host.of_type(Dial) == [Dial(HIGHER, PLACE)]
-    Raw(host).answer().info()
-    assert host.of_type(PeerJoined)
-    host.wait(1.0)
-    assert len(host.of_type(Dial)) == 1
+# Links and strangers
 
 
-def test_nothing_is_told_before_the_proof() -> None:
-    host = Host()
-    peer = Raw(host, key=b"w" * 32).dial().listen()
-    assert peer.hand.state is State.REFUSED
-    assert all(b"ours" not in data for data in peer.raw)
-    assert host.core.peers == ()
-    assert host.core.stats().handshakes_refused == 1
-    host.wait(LAST_WORD_S)
-    assert host.cut(1) == "done"
-    assert host.core.stats().links == 0
+def test_a_peer_dials_us_and_joins() -> None:
+    node = Node()
+    remote = Remote(node).greet()
+    assert node.of_type(Confirm) == [Confirm(remote.link)]
+    hello, info = remote.heard()
+    assert hello.versions == (1,)
+    assert isinstance(info, wire.Info)
+    assert node.core.peers[0].state is PeerState.JOINING
+    remote.info()
+    (joined,) = node.of_type(PeerJoined)
+    assert joined.peer == node.core.peer(THEM)
+    assert node.core.stats().peers == node.core.stats().links == 1
+    node.wait(60.0)  # no deadline of the handshake is left; nobody answers, so the peer is lost
+    assert node.cuts() == {remote.link: "done"}
 
 
-def test_who_waits_for_a_peer_that_refuses_need_not_wait() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "ticket", (PLACE,), 0, host.now)
-    sent = single(host, HIGHER)
-    stream = host.core.open_stream(HIGHER, Reliability.RELIABLE, "", b"", None, host.now)
-    Raw(host, key=b"w" * 32).answer()
-    (done,) = host.of_type(SendDone)
-    assert done.send_id == sent
+def test_we_dial_a_peer_and_it_joins() -> None:
+    node = Node()
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    node.wait(0)
+    assert node.of_type(Dial) == [Dial(THEM, PLACE)]
+    remote = Remote(node, dialled=True)
+    assert remote.heard() == []  # not connected yet
+    remote.raw(b"early")
+    remote.join()
+    assert [event.peer.state for event in node.of_type(PeerChanged)] == [PeerState.JOINING]
+    assert len(node.of_type(PeerJoined)) == 1
+
+
+def test_a_dial_that_cannot_even_be_tried_is_tried_again() -> None:
+    node = Node()
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    for _ in range(3):
+        node.wait(1.0)
+        node.core.dial_failed(THEM, PLACE, node.now)
+    assert len(node.of_type(Dial)) == 3
+
+
+def test_every_stage_of_a_link_has_its_deadline() -> None:
+    node = Node()
+    connecting, silent = Remote(node, OTHERS[0], dialled=True), Remote(node, OTHERS[1])
+    greeted = Remote(node, OTHERS[2]).greet()
+    hung = Remote(node, OTHERS[3], dialled=True)
+    node.core.link_opened(hung.link, hung.address, node.now)
+    node.wait(4.999)
+    assert node.cuts() == {}
+    node.wait(0.001)
+    assert node.cuts() == {
+        connecting.link: "no connection in time",
+        silent.link: "no hello in time",
+        greeted.link: "no info in time",
+        hung.link: "no hello in time",
+    }
+    assert node.core.stats().links == 0
+
+
+def test_who_does_not_speak_our_language_is_hung_up_on() -> None:
+    node = Node()
+    remote = Remote(node)
+    remote.raw(b"GET / HTTP/1.1\r\n\r\n")
+    assert node.cuts() == {remote.link: "not a handshake"}
+    assert node.core.stats().handshakes_refused == 1
+    remote.raw(b"again")  # there is no such link any more
+    assert remote.heard() == []
+    assert node.core.peers == ()
+
+
+def test_a_stranger_learns_nothing() -> None:
+    node = Node(name="secret name")
+    remote = Remote(node, mesh_key=b"\1" * 32).greet()
+    (refuse,) = remote.heard()
+    assert refuse == Refuse(Refusal.PROOF, (), "")
+    assert node.core.stats().handshakes_refused == 1
+    assert node.core.peers == ()
+    assert node.of_type(Confirm) == []
+    assert node.core.session(THEM) is None
+    remote.info()  # on a link that is ending
+    node.wait(LAST_WORD_S - 0.001)
+    assert node.cuts() == {}
+    node.wait(0.001)
+    assert node.cuts() == {remote.link: "done"}
+
+
+def test_who_is_not_on_the_list_is_neither_dialled_nor_taken() -> None:
+    node = Node(allowed=[OTHERS[0]])
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    assert node.core.peers == ()
+    (refuse,) = Remote(node).greet().heard()
+    assert (refuse.code, refuse.reason) == (Refusal.NOT_ADMITTED, "this address is not on the list")
+    Remote(node, OTHERS[0]).join()
+    assert [peer.address for peer in node.core.peers] == [OTHERS[0]]
+
+
+def test_the_peer_too_many_is_turned_away() -> None:
+    node = Node(Limits(peers_max=2))
+    for address in OTHERS[:2]:
+        Remote(node, address).join()
+    (refuse,) = Remote(node).greet().heard()
+    assert (refuse.code, refuse.reason) == (Refusal.FULL, "2 peers are enough")
+    Remote(node, OTHERS[0]).join(their_boot=7, their_epoch=1)  # who is in stays in
+    assert node.core.stats().peers == 2
+
+
+def test_a_link_to_ourselves_is_cut() -> None:
+    node = Node()
+    node.core.learn(US, "test", (PLACE,), 1, node.now)
+    assert node.core.peers == ()
+    node.core.link_opened(1, US, node.now)
+    assert node.cuts() == {1: "it is our own"}
+
+
+def test_what_the_shell_tells_of_unknown_links_does_no_harm() -> None:
+    node = Node()
+    node.core.link_closed(77, "gone", node.now)
+    node.core.link_message(77, b"", node.now)
+    node.core.admitted(77, None, node.now)
+    assert node.core.next_message(77, node.now) is None
+    remote = Remote(node).join()
+    node.core.link_opened(remote.link, THEM, node.now)  # twice
+    assert node.core.stats().links == 1
+
+
+def test_a_dial_that_connects_after_it_was_cut_is_no_newcomer() -> None:
+    node = Node()
+    dial = Remote(node, dialled=True)
+    Remote(node).join()  # makes it needless
+    node.core.link_opened(dial.link, THEM, node.now)  # the shell has not heard of the cut yet
+    assert node.core.stats().links == 1
+    assert node.cuts() == {dial.link: "another link serves"}
+
+
+def test_packets_of_a_session_that_has_ended_are_passed_over_on_a_link_that_stays() -> None:
+    node = Node()
+    remote = Remote(node).greet()
+    remote.say_numbered(wire.Grant(0, 1, 0)).say()
+    assert node.cuts() == {}
+    remote.info()
+    assert len(node.of_type(PeerJoined)) == 1
+
+
+# Those who refuse us
+
+
+def test_who_will_not_have_us_is_left_alone_and_who_waits_is_told() -> None:
+    node = Node()
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    node.wait(0)
+    send_id = node.core.send(b"data", THEM, Reliability.RELIABLE, 0, None, node.now)
+    remote = Remote(node, dialled=True, mesh_key=b"\1" * 32)
+    node.core.link_opened(remote.link, THEM, node.now)
+    (hello,) = remote.heard_bytes()
+    (refuse,) = remote.handshake.receive(hello)
+    remote.raw(refuse)
+    (refused,) = node.of_type(Refused)
+    assert type(refused.error) is PeerRefused
+    (done,) = node.of_type(SendDone)
+    assert done.send_id == send_id
     assert isinstance(done.error, PeerRefused)
-    (ended,) = host.of_type(StreamEnded)
-    assert ended.stream is stream
-    assert isinstance(ended.error, PeerRefused)
-    assert isinstance(host.of_type(Refused)[0].error, PeerRefused)
-    assert host.cut(1) is not None
+    assert node.cuts() == {remote.link: str(refused.error)}
+    node.wait(4.9)
+    assert len(node.of_type(Dial)) == 1
+    node.wait(0.2)
+    assert len(node.of_type(Dial)) == 2
+    assert node.of_type(PeerLeft) == []
 
 
-def test_a_refusal_ends_no_session_that_stands() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "ticket", (PLACE,), 0, host.now)
-    Raw(host).join()
-    Raw(host, link=2, key=b"w" * 32).answer()
-    assert host.of_type(Refused)
-    assert host.of_type(PeerLeft) == []
+def test_no_common_version_is_said_in_so_many_words() -> None:
+    network = SimNetwork(1)
+    old, new = network.add(), network.add(versions=(2, 3))
+    old.learn(new)
+    network.run(1.0)
+    (refused,) = [action for action in old.actions if isinstance(action, Refused)]
+    assert isinstance(refused.error, VersionMismatch)
+    assert "this node speaks 1, the peer 2, 3" in refused.error.reason
+    assert [node.core.stats().handshakes_refused for node in (old, new)] == [1, 1]
 
 
-def test_a_refusal_of_a_peer_that_nobody_waits_for_is_only_told() -> None:
-    host = Host()
-    Raw(host, key=b"w" * 32).answer()
-    assert len(host.of_type(Refused)) == 1
-    assert host.events == []
+def test_a_refusal_of_a_second_link_leaves_the_session_alone() -> None:
+    node = Node()
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    dial = Remote(node, dialled=True, mesh_key=b"\1" * 32)
+    node.core.link_opened(dial.link, THEM, node.now)
+    (hello,) = dial.heard_bytes()
+    session = Remote(node).join(boot=1)
+    assert node.core.stats().links == 1  # the dial was needless
+    second = Remote(node, dialled=True, mesh_key=b"\1" * 32)
+    node.core.link_opened(second.link, THEM, node.now)
+    second.raw(second.handshake.receive(second.heard_bytes()[0])[0])
+    dial.raw(dial.handshake.receive(hello)[0])
+    assert node.of_type(PeerLeft) == []
+    assert node.session().links == (session.link,)
 
 
-def test_no_common_version_names_both() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "ticket", (PLACE,), 0, host.now)
-    single(host, HIGHER)
-    Raw(host, version=9).answer()
-    (done,) = host.of_type(SendDone)
-    assert isinstance(done.error, VersionMismatch)
-    assert "9" in done.error.reason
-    assert "1" in done.error.reason
+def test_a_refusal_by_nobody_we_know() -> None:
+    node = Node()
+    dial = Remote(node, dialled=True, mesh_key=b"\1" * 32)
+    node.core.link_opened(dial.link, THEM, node.now)
+    dial.raw(dial.handshake.receive(dial.heard_bytes()[0])[0])
+    assert len(node.of_type(Refused)) == 1
+    assert node.core.peers == ()
 
 
-def test_only_the_listed_are_let_in_or_dialled() -> None:
-    host = Host(allowed=frozenset({HIGHER}))
-    stranger = Raw(host, OTHER, 1).dial().listen()
-    assert stranger.hand.refusal is not None
-    assert "list" in stranger.hand.refusal.reason
-    host.core.learn(OTHER, "zeroconf", (PLACE,), 5, host.now)
-    assert host.core.peers == ()
-    Raw(host, HIGHER, 2).join()
-    assert host.core.stats().peers == 1
-
-
-def test_a_full_node_takes_no_more_but_those_it_knows() -> None:
-    host = Host(Limits(peers_max=1))
-    Raw(host, HIGHER, 1).join()
-    stranger = Raw(host, OTHER, 2).dial().listen()
-    assert stranger.hand.refusal is not None
-    assert "enough" in stranger.hand.refusal.reason
-    again = Raw(host, HIGHER, 3).dial().listen()
-    assert again.hand.state is State.DONE
-
-
-def test_a_node_talks_neither_to_itself_nor_dials_itself() -> None:
-    host = Host()
-    host.core.link_opened(1, OURS, host.now)
-    assert host.cut(1) == "it is our own"
-    host.core.learn(OURS, "registry", (PLACE,), 5, host.now)
-    assert host.core.peers == ()
-    assert host.core.next_deadline() is None
-
-
-# Links that are not what they should be
-
-
-def test_what_comes_of_no_link_is_ignored() -> None:
-    host = Host()
-    host.core.link_message(5, b"anything", host.now)
-    host.core.link_closed(5, "gone", host.now)
-    host.core.admitted(5, None, host.now)
-    assert host.core.next_message(5, host.now) is None
-    host.core.dialled(6, HIGHER, PLACE, host.now)
-    host.core.link_message(6, b"before it is connected", host.now)
-    host.core.admitted(6, None, host.now)
-    assert host.core.stats().links == 1
-    assert not host.core.has_output
-
-
-def test_a_dialled_link_is_opened_once() -> None:
-    host = Host()
-    peer = Raw(host).answer()
-    peer.listen()
-    heard = len(peer.raw)
-    host.core.link_opened(1, HIGHER, host.now)
-    assert len(peer.listen().raw) == heard
-
-
-@pytest.mark.parametrize(
-    ("go", "awaited"),
-    [
-        (lambda host: host.core.dialled(1, HIGHER, PLACE, host.now), "connection"),
-        (lambda host: host.core.link_opened(1, HIGHER, host.now), "hello"),
-        (lambda host: Raw(host).dial(), "info"),
-    ],
-)
-def test_a_link_that_does_not_go_on_is_cut(go: Any, awaited: str) -> None:
-    host = Host()
-    go(host)
-    host.wait(LIMITS.handshake_timeout_s - 0.01)
-    assert host.cut(1) is None
-    host.wait(0.02)
-    assert host.cut(1) == f"no {awaited} in time"
-    assert host.core.stats().links == 0
-
-
-def test_a_ready_link_has_no_deadline_but_the_sessions() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    for _ in range(40):
-        host.wait(1.0)
-        for frame in peer.frames:
-            if isinstance(frame, wire.Ping):
-                peer.unnumbered(wire.Pong(frame.token))
-        peer.heard.clear()
-    assert host.cut(1) is None
-
-
-def test_a_malformed_hello_is_cut_and_counted() -> None:
-    host = Host()
-    host.core.link_opened(1, HIGHER, host.now)
-    host.core.link_message(1, b"GET / HTTP/1.1", host.now)
-    assert host.cut(1) is not None
-    assert host.core.stats().handshakes_refused == 1
-    assert host.core.peers == ()
-
-
-def test_what_came_of_a_session_that_is_over_is_ignored_before_info() -> None:
-    host = Host()
-    peer = Raw(host).dial().listen()
-    peer.frame(wire.Data(0, 1, 0, [b"early"]))
-    peer.say(wire.encode_packet(0, 0, []))
-    assert host.cut(1) is None
-    peer.sent = 0
-    peer.info()
-    assert host.of_type(PeerJoined)
-    assert host.of_type(MessageReceived) == []
-
-
-def test_a_fault_ends_only_that_peers_conversation() -> None:
-    host = Host()
-    bad, good = Raw(host, HIGHER, 1).join(), Raw(host, OTHER, 2).join()
-    single(host, HIGHER)
-    bad.listen().say(b"\0" * 40)
-    (left,) = host.of_type(PeerLeft)
-    assert (left.peer.address, left.reason) == (HIGHER, LossReason.EXPELLED)
-    (done,) = host.of_type(SendDone)
-    assert isinstance(done.error, DeliveryUnknown)
-    assert isinstance(done.error.__cause__, PeerLost)
-    (word,) = [frame for frame in bad.frames if isinstance(frame, wire.Goodbye)]
-    assert word.code == wire.Farewell.FAULT
-    good.frame(wire.Data(0, 1, 0, [b"still here"]))
-    assert [event.message.data for event in host.of_type(MessageReceived)] == [b"still here"]
-    assert host.core.peer(HIGHER) is None
-
-
-def test_an_acknowledgement_of_what_was_never_sent_is_a_fault_also_in_info() -> None:
-    host = Host()
-    peer = Raw(host).dial().listen().info(received=3)
-    (word,) = [frame for frame in peer.frames if isinstance(frame, wire.Goodbye)]
-    assert word.code == wire.Farewell.FAULT
-
-
-def test_after_its_last_word_a_link_waits_for_the_others_and_takes_nothing_else() -> None:
-    host = Host()
-    one, other = Raw(host, HIGHER, 1).join(), Raw(host, OTHER, 2).join()
-    host.core.farewell(host.now)
-    host.settle()
-    assert not host.core.has_parted
-    one.say(b"garbage").frame(wire.Data(0, 1, 0, [b"late"]))
-    assert host.cut(1) is None
-    one.unnumbered(wire.Goodbye(wire.Farewell.LEFT, ""))
-    assert host.cut(1) == "both have said goodbye"
-    assert not host.core.has_parted
-    other.listen()
-    host.wait(LAST_WORD_S)
-    assert host.cut(2) == "done"
-    assert host.core.has_parted
-    assert host.of_type(MessageReceived) == []
+@pytest.mark.parametrize("seed", range(5))
+def test_meshes_with_different_secrets_never_meet(seed: int) -> None:
+    network = SimNetwork(seed)
+    one, other = network.add(name="one"), network.add(mesh_key=b"\1" * 32, name="other")
+    heard: list[bytes] = []
+    network.tap = lambda sender, receiver, message: heard.append(message)
+    one.learn(other)
+    other.learn(one)
+    network.run(30.0)
+    assert one.of_type(PeerJoined) == other.of_type(PeerJoined) == []
+    assert {message[:4] for message in heard} == {b"\xffDTB"}  # nothing but HELLO and REFUSE
+    assert 4 <= len(heard) < 40  # and not often
+    assert not network.links
 
 
 # Admission
 
 
-def test_a_peer_is_asked_about_and_what_it_said_meanwhile_is_kept() -> None:
-    host = Host(asks_admission=True)
-    peer = Raw(host).dial().listen().info(metadata=b"m")
-    (question,) = host.of_type(Admit)
-    assert (question.link, question.peer.name, question.peer.metadata) == (1, "raw", b"m")
-    peer.frame(wire.Data(0, 1, 0, [b"patient"]))
-    assert host.of_type(PeerJoined) == []
-    host.core.admitted(1, None, host.now)
-    assert host.of_type(PeerJoined)
-    assert [event.message.data for event in host.of_type(MessageReceived)] == [b"patient"]
-    host.core.admitted(1, "too late to say no", host.now)
-    assert host.of_type(PeerLeft) == []
+def asking(node: Node) -> Remote:
+    remote = Remote(node).join()
+    assert [action.link for action in node.of_type(Admit)] == [remote.link]
+    return remote
 
 
-def test_a_peer_that_is_not_admitted_hears_why() -> None:
-    host = Host(asks_admission=True)
-    peer = Raw(host).dial().listen().info()
-    host.core.admitted(1, "not today", host.now)
-    (word,) = [frame for frame in peer.frames if isinstance(frame, wire.Goodbye)]
-    assert (word.code, word.reason) == (wire.Farewell.REFUSED, "not today")
-    assert host.of_type(PeerJoined) == []
-    assert host.core.stats().handshakes_refused == 1
+def test_who_is_admitted_joins_and_what_came_meanwhile_is_not_lost() -> None:
+    node = Node(asks_admission=True)
+    remote = asking(node)
+    remote.say_numbered(wire.encode_data(0, 1, 0, [b"early"]))
+    assert node.of_type(PeerJoined) == []
+    node.core.admitted(remote.link, None, node.now)
+    assert [type(event) for event in node.of_type(object)[:2]] == [PeerJoined, MessageReceived]
+    node.core.admitted(remote.link, "too late", node.now)
+    assert node.core.stats().peers == 1
 
 
-def test_nobody_deciding_is_a_no() -> None:
-    host = Host(asks_admission=True)
-    peer = Raw(host).dial().listen().info()
-    host.wait(LIMITS.admit_timeout_s - 0.01)
-    assert host.core.stats().handshakes_refused == 0
-    host.wait(0.02)
-    (word,) = [frame for frame in peer.frames if isinstance(frame, wire.Goodbye)]
-    assert word.code == wire.Farewell.REFUSED
+def test_who_is_not_admitted_is_told_why_and_left_alone() -> None:
+    node = Node(asks_admission=True)
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    remote = asking(node)
+    remote.heard()
+    node.core.admitted(remote.link, "not you" * 100, node.now)
+    (goodbye,) = remote.heard()
+    assert goodbye.code == wire.Farewell.REFUSED
+    assert goodbye.reason == ("not you" * 100)[:200]
+    assert node.core.stats().handshakes_refused == 1
+    assert node.of_type(PeerJoined) == []
+    dials = len(node.of_type(Dial))
+    node.wait(4.9)
+    assert len(node.of_type(Dial)) == dials
 
 
-def test_too_much_before_admission_is_cut() -> None:
-    host = Host(asks_admission=True)
-    peer = Raw(host).dial().listen().info()
+def test_nobody_decides_in_time() -> None:
+    node = Node(asks_admission=True)
+    remote = asking(node)
+    remote.heard()
+    node.wait(9.999)
+    assert remote.heard() == []
+    node.wait(0.001)
+    assert remote.heard() == [wire.Goodbye(wire.Farewell.REFUSED, "nobody decided in time")]
+
+
+def test_too_much_before_admission_is_not_held() -> None:
+    node = Node(asks_admission=True)
+    remote = asking(node)
     data = bytes(64 * 1024)
     for _ in range(ADMIT_HELD_BYTES_MAX // len(data)):
-        peer.say(data)
-    assert host.cut(1) is None
-    peer.say(b"x")
-    assert host.cut(1) == "too much came before admission"
+        remote.raw(data)
+    assert node.cuts() == {}
+    remote.raw(b"x")
+    assert node.cuts() == {remote.link: "too much came before admission"}
 
 
-def test_who_is_admitted_must_still_keep_the_rules() -> None:
-    host = Host(asks_admission=True)
-    peer = Raw(host).dial().listen().info(received=3)
-    peer.frame(wire.Data(0, 1, 0, [b"never"]))
-    host.core.admitted(1, None, host.now)
-    assert any(isinstance(frame, wire.Goodbye) for frame in peer.frames)
-    assert host.of_type(MessageReceived) == []
+def test_a_fault_that_was_held_is_one_after_admission() -> None:
+    node = Node(asks_admission=True)
+    remote = asking(node)
+    remote.heard()
+    remote.raw(b"nonsense")
+    remote.raw(b"and more")
+    node.core.admitted(remote.link, None, node.now)
+    (goodbye,) = remote.heard()
+    assert goodbye.code == wire.Farewell.FAULT
+    assert [event.reason for event in node.of_type(PeerLeft)] == [LossReason.EXPELLED]
 
 
-# Discovery and dialling
+def test_an_impossible_info_is_a_fault_when_it_is_admitted() -> None:
+    node = Node(asks_admission=True)
+    remote = Remote(node).join(received=33)
+    node.core.admitted(remote.link, None, node.now)
+    assert remote.heard()[-1].code == wire.Farewell.FAULT
+    assert node.of_type(PeerJoined) == []
 
 
-def test_who_is_no_longer_heard_of_is_forgotten() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "zeroconf", (PLACE,), 5, host.now)
-    assert host.core.peer(HIGHER) is not None
-    host.core.learn(HIGHER, "zeroconf", (), 5, host.now)
-    assert host.core.peer(HIGHER) is None
-    host.core.learn(OTHER, "zeroconf", (), 5, host.now)
-    assert host.core.peers == ()
+def test_after_admission_the_rest_of_the_greeting_has_a_deadline_again() -> None:
+    node = Node(asks_admission=True)
+    remote = Remote(node).join(their_boot=7, their_epoch=99)  # has another session of ours in mind
+    node.wait(8.0)
+    node.core.admitted(remote.link, None, node.now)
+    assert node.cuts() == {}
+    node.wait(5.0)
+    assert node.cuts() == {remote.link: "no info in time"}
 
 
-def test_hearing_of_a_peer_again_is_no_news() -> None:
-    host = Host()
-    for _ in range(3):
-        host.core.learn(HIGHER, "zeroconf", (PLACE,), 5, host.now)
-    assert len(host.of_type(PeerChanged)) == 1
+def test_a_node_asks_about_its_peers() -> None:
+    network = SimNetwork(2)
+    careful, welcome, unwelcome = network.add(asks_admission=True), network.add(), network.add()
+    careful.admit = lambda peer: None if peer.address == welcome.address else "no room"
+    for node in (welcome, unwelcome):
+        node.learn(careful)
+        careful.learn(node)
+    network.run(3.0)
+    assert [event.peer.address for event in careful.of_type(PeerJoined)] == [welcome.address]
+    assert len(welcome.of_type(PeerJoined)) == 1
+    assert unwelcome.core.session(careful.address) is None or not unwelcome.core.sessions[0].links
 
 
-def test_a_passer_by_leaves_nothing_behind() -> None:
-    host = Host()
-    for link in range(1, 20):
-        Raw(host, Address(bytes([200 + link]) * 32), link).join()
-        host.core.link_closed(link, "gone", host.now)
-    host.wait(LIMITS.liveness_s + LAST_WORD_S)
-    assert host.core.peers == ()
-    assert host.core._peers == {}
-    assert host.core._links == {}
+# Faults
 
 
-def test_a_dial_that_cannot_be_tried_is_tried_again() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "ticket", (PLACE,), 0, host.now)
-    host.wait(0.0)
-    host.core.dial_failed(HIGHER, PLACE, host.now)
-    host.wait(LIMITS.redial_min_s)
-    assert host.of_type(Dial) == [Dial(HIGHER, PLACE)] * 2
+FAULTS = [
+    pytest.param(b"nonsense", id="no packet"),
+    pytest.param(wire.encode_packet(9, 5, ()), id="acknowledges the future"),
+    pytest.param(wire.encode_packet(1, 0, [wire.encode_control(wire.Ping(1, 1))]), id="numbered ping"),
+    pytest.param(wire.encode_packet(1, 0, [wire.encode_control(wire.Finish(4, 0))]), id="no such stream"),
+    pytest.param(
+        wire.encode_packet(1, 0, [wire.encode_data(0, 1, 0, [bytes(1000)] * 64)]), id="over its credit"
+    ),
+]
 
 
-def test_a_needless_dial_is_cut_and_the_lower_side_cuts_the_older_link() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "ticket", (PLACE,), 0, host.now)
-    host.core.dialled(1, HIGHER, PLACE, host.now)
-    first = Raw(host, HIGHER, 2)
-    first.join()
-    assert host.cut(1) == "another link serves"
-    second = Raw(host, HIGHER, 3)
-    second.boot = first.boot
-    second.dial().listen().info(theirs=(77, 1))
-    assert host.cut(2) == "another link serves"
-    assert host.cut(3) is None
-    assert host.of_type(PeerLeft) == []
+@pytest.mark.parametrize("fault", FAULTS)
+def test_who_breaks_the_rules_is_expelled_with_the_reason_and_nobody_else(fault: bytes) -> None:
+    node = Node()
+    good, bad = Remote(node, OTHERS[0]).join(), Remote(node).join()
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    stream = node.core.open_stream(THEM, Reliability.RELIABLE, "", b"", None, node.now)
+    bad.heard()
+    bad.raw(fault)
+    (goodbye,) = bad.heard()
+    assert goodbye.code == wire.Farewell.FAULT
+    (left,) = node.of_type(PeerLeft)
+    assert (left.peer.address, left.reason) == (THEM, LossReason.EXPELLED)
+    (ended,) = node.of_type(StreamEnded)
+    assert ended.stream is stream
+    assert isinstance(ended.error, PeerLost)
+    assert goodbye.reason in str(ended.error.__cause__)
+    good.say_numbered(wire.encode_data(0, 1, 0, [b"still here"]))
+    assert [event.message.data for event in node.of_type(MessageReceived)] == [b"still here"]
+    node.wait(4.9)
+    assert node.of_type(Dial) == []  # left alone
+    with pytest.raises(PeerLost, match="expelled"):
+        node.core.send(b"", THEM, Reliability.RELIABLE, 0, None, node.now)
 
 
-def test_a_dial_that_is_needless_by_now_is_not_taken_for_a_new_link() -> None:
-    host = Host()
-    host.core.dialled(1, HIGHER, PLACE, host.now)
-    host.settle = lambda: None  # type: ignore[method-assign] - the shell is busy
-    Raw(host, HIGHER, 2).join()
-    host.core.link_opened(1, HIGHER, host.now)  # connected before it came to cut it
-    assert host.core.stats().links == 1
-    assert Cut(1, "another link serves") in host.core.take_actions()
+# Who is known
 
 
-def test_the_higher_side_leaves_the_older_link_to_the_other() -> None:
-    host = Host()
-    first = Raw(host, LOWER, 1).join()
-    second = Raw(host, LOWER, 2)
-    second.boot = first.boot
-    second.dial().listen().info(theirs=(77, 1))
-    assert host.cut(1) is None
-    assert host.core.stats().links == 2
+def test_a_hint_makes_a_peer_known_once() -> None:
+    node = Node(Limits(eager_dials_max=1))
+    for address in OTHERS[:2]:
+        node.core.learn(address, "test", (PLACE,), 1, node.now)
+        node.core.learn(address, "test", (PLACE,), 1, node.now)
+    states = [event.peer.state for event in node.of_type(PeerChanged)]
+    assert states == [PeerState.JOINING, PeerState.KNOWN]
+    assert [peer.address for peer in node.core.peers] == OTHERS[:2]
+    node.core.learn(OTHERS[0], "test", (), 0, node.now)
+    assert [peer.address for peer in node.core.peers] == OTHERS[1:2]
+    node.core.learn(THEM, "test", (), 0, node.now)
+    assert node.core.peer(THEM) is None
+    assert node.core.session(THEM) is None
 
 
-def test_beyond_the_eager_limit_a_peer_is_dialled_on_first_use() -> None:
-    host = Host(Limits(eager_dials_max=1))
-    for address in (HIGHER, OTHER):
-        host.core.learn(address, "zeroconf", (PLACE,), 5, host.now)
-    host.wait(0.0)
-    assert [dial.remote for dial in host.of_type(Dial)] == [HIGHER]
-    host.core.want(OTHER, host.now)
-    host.core.want(LOWER, host.now)  # never heard of
-    host.wait(0.0)
-    assert [dial.remote for dial in host.of_type(Dial)] == [HIGHER, OTHER]
+def test_somebody_known_is_dialled_when_wanted() -> None:
+    node = Node(Limits(eager_dials_max=1))
+    for address in OTHERS[:3]:
+        node.core.learn(address, "test", (PLACE,), 1, node.now)
+    node.wait(0)
+    assert [dial.remote for dial in node.of_type(Dial)] == OTHERS[:1]
+    node.core.want(OTHERS[2], node.now)
+    node.core.want(THEM, node.now)  # never heard of
+    node.wait(0)
+    assert [dial.remote for dial in node.of_type(Dial)] == [OTHERS[0], OTHERS[2]]
+    assert node.core.peers[2].state is PeerState.JOINING
+    node.core.send(b"data", OTHERS[1], Reliability.RELIABLE, 0, None, node.now)
+    node.wait(0)
+    assert [dial.remote for dial in node.of_type(Dial)][2:] == [OTHERS[1]]
+    assert node.core.peers[1].state is PeerState.JOINING
+    assert [event.peer.address for event in node.of_type(PeerChanged)][3:] == [OTHERS[2], OTHERS[1]]
 
 
-# Commands
+def test_who_is_lost_may_be_wanted_back_and_is_told_of_when_it_joins() -> None:
+    node = Node(Limits(eager_dials_max=1))
+    for address in (THEM, OTHERS[0]):
+        node.core.learn(address, "test", (PLACE,), 1, node.now)
+    Remote(node).join().say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    Remote(node, OTHERS[0]).join().say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    events = len(node.of_type(PeerChanged))
+    node.wait(10.0)
+    assert node.of_type(Dial) == []
+    node.core.want(OTHERS[0], node.now)
+    node.wait(0)
+    assert node.of_type(Dial) == [Dial(OTHERS[0], PLACE)]
+    assert len(node.of_type(PeerChanged)) == events
+    assert node.core.peers == ()
 
 
-def test_nobody_can_be_sent_to_who_is_unknown_or_lost() -> None:
-    host = Host()
+def test_nobody_else_can_be_sent_to() -> None:
+    node = Node()
+    with pytest.raises(UnknownPeer) as caught:
+        node.core.send(b"", THEM, Reliability.RELIABLE, 0, None, node.now)
+    assert caught.value.peer == THEM
     with pytest.raises(UnknownPeer):
-        single(host, HIGHER)
-    host.core.learn(HIGHER, "ticket", (PLACE,), 0, host.now)
-    peer = Raw(host).join()
-    peer.unnumbered(wire.Goodbye(wire.Farewell.LEFT, "bye"))
-    assert host.of_type(PeerLeft)[0].reason is LossReason.LEFT
-    with pytest.raises(PeerLost) as lost:
-        host.core.open_stream(HIGHER, Reliability.RELIABLE, "", b"", None, host.now)
-    assert lost.value.reason == "left"
+        node.core.open_stream(THEM, Reliability.RELIABLE, "", b"", None, node.now)
 
 
 @pytest.mark.parametrize("reliability", [Reliability.UNRELIABLE, Reliability.SEQUENCED])
-def test_what_is_not_there_yet_is_said(reliability: Reliability) -> None:
-    host = Host()
-    Raw(host).join()
+def test_what_is_not_there_yet_says_so(reliability: Reliability) -> None:
+    node = Node()
+    Remote(node).join()
     with pytest.raises(UsageError, match="not available"):
-        host.core.send(b"", HIGHER, reliability, 0, None, host.now)
+        node.core.send(b"", THEM, reliability, 0, None, node.now)
     with pytest.raises(UsageError, match="not available"):
-        host.core.open_stream(HIGHER, reliability, "", b"", None, host.now)
+        node.core.open_stream(THEM, reliability, "", b"", None, node.now)
 
 
-def test_messages_wait_for_the_peer_and_are_acknowledged() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "ticket", (PLACE,), 0, host.now)
-    first, second = single(host, HIGHER, b"one"), single(host, HIGHER, b"two")
-    assert first != second
-    assert not host.core.is_drained
-    peer = Raw(host).join()
-    assert [frame.messages for frame in peer.frames if isinstance(frame, wire.Data)] == [[b"one", b"two"]]
-    assert host.of_type(SendDone) == []
-    peer.unnumbered()
-    assert host.of_type(SendDone) == [SendDone(first, None), SendDone(second, None)]
-    assert host.core.is_drained
+def test_sends_to_a_peer_that_is_still_joining_wait_for_it() -> None:
+    node = Node()
+    remote = Remote(node).greet()  # it found us; we have no hint of it
+    first = node.core.send(b"early", THEM, Reliability.RELIABLE, 0, None, node.now)
+    second = node.core.send(b"later", THEM, Reliability.RELIABLE, 0, None, node.now)
+    assert second > first
+    remote.info()
+    remote.heard()
+    remote.say()
+    assert [(done.send_id, done.error) for done in node.of_type(SendDone)] == [(first, None), (second, None)]
 
 
-def test_a_message_that_never_left_ends_at_its_time() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "ticket", (PLACE,), 0, host.now)
-    sent = single(host, HIGHER, timeout=2.0)
-    host.wait(1.99)
-    assert host.of_type(SendDone) == []
-    host.wait(0.02)
-    (done,) = host.of_type(SendDone)
-    assert done.send_id == sent
-    assert type(done.error).__name__ == "SendTimeout"
+@pytest.mark.parametrize("stage", ["link", "hello", "info", "goodbye", "a send that ran out of time"])
+def test_passers_by_cost_no_memory(stage: str) -> None:
+    node = Node()
+    for number in range(50):
+        remote = Remote(node, Address(number.to_bytes(32, "big")))
+        if stage != "link":
+            remote.greet()
+        if stage == "a send that ran out of time":
+            node.core.send(b"", remote.address, Reliability.RELIABLE, 0, node.now + 1.0, node.now)
+        if stage in ("info", "goodbye"):
+            remote.info()
+        assert node.core.next_deadline() is not None
+        if stage == "goodbye":
+            remote.say(wire.Goodbye(wire.Farewell.LEFT, ""))
+        node.core.link_closed(remote.link, "closed", node.now)
+    node.wait(2 * T)
+    assert node.core.peers == ()
+    assert node.core._peers == {}
+    assert node.core.roster.addresses == ()
 
 
-def test_an_offer_is_accepted_once_and_not_when_it_is_over() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    peer.frame(wire.Open(1, 0, "a", b"", 65536), wire.Open(3, 0, "b", b"", 65536))
-    one, other = (event.offer.stream for event in host.of_type(StreamOffered))
-    host.core.accept(one, b"yes")
-    assert [frame.metadata for frame in peer.frames if isinstance(frame, wire.Accept)] == [b"yes"]
-    other.reject(7, "no")
-    host.core.accept(other, b"yes")
-    assert [event.stream for event in host.of_type(StreamOpened)] == [one]
-    peer.unnumbered(wire.Goodbye(wire.Farewell.LEFT, ""))
-    host.core.accept(one, b"again")  # of a session that is over
-    assert len(host.of_type(StreamOpened)) == 1
+def test_what_waits_for_somebody_who_passed_by_ends_in_time() -> None:
+    node = Node()
+    remote = Remote(node).greet()
+    node.core.send(b"early", THEM, Reliability.RELIABLE, 0, node.now + 3.0, node.now)
+    node.core.link_closed(remote.link, "closed", node.now)
+    node.wait(3.0)
+    (done,) = node.of_type(SendDone)
+    assert isinstance(done.error, SendTimeout)
 
 
-def test_a_new_name_is_told_on_every_ready_link() -> None:
-    host = Host()
-    ready, waiting = Raw(host, HIGHER, 1).join(), Raw(host, OTHER, 2).dial().listen()
-    ready.heard.clear()
-    waiting.heard.clear()
-    host.core.announce("renamed", b"new", host.now)
-    (told,) = [frame for frame in ready.frames if isinstance(frame, wire.Info)]
-    assert (told.name, told.metadata) == ("renamed", b"new")
-    assert waiting.frames == []
+# Several links
 
 
-def test_a_peers_new_name_is_told_upward() -> None:
-    host = Host()
-    Raw(host).join().info(theirs=(77, 1), name="other").info(theirs=(77, 1), name="other")
-    assert [event.peer.name for event in host.of_type(PeerChanged)] == ["other"]
+def test_the_lower_side_keeps_the_newest_link_the_higher_leaves_that_to_it() -> None:
+    for address, kept in ((US, (2,)), (Address(b"\xff" * 32), (1, 2))):
+        node = Node(address=address)
+        first = Remote(node).join()
+        Remote(node).join(their_boot=7, their_epoch=1)
+        assert node.session().links == kept
+        assert node.cuts() == ({first.link: "another link serves"} if kept == (2,) else {})
+
+
+def test_dials_that_have_become_needless_are_cut() -> None:
+    node = Node(address=Address(b"\xff" * 32))
+    dials = [Remote(node, dialled=True) for _ in range(3)]
+    node.core.link_opened(dials[1].link, THEM, node.now)
+    dials[2].greet()
+    accepted = Remote(node).greet()
+    other = Remote(node, OTHERS[0], dialled=True)
+    Remote(node).join()
+    assert set(node.cuts()) == {dial.link for dial in dials}
+    assert node.core.stats().links == 3
+    accepted.info(their_boot=7, their_epoch=1)
+    other.join()
+    assert node.core.stats().peers == 2
+
+
+def test_an_outage_is_ended_by_dialling_soon_and_often() -> None:
+    node = Node()
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    remote = Remote(node).join()
+    node.core.link_closed(remote.link, "closed", node.now)
+    dials = []
+    while node.core.stats().peers:
+        node.now = node.core.next_deadline() or 0.0
+        node.core.expire(node.now)
+        if Dial(THEM, PLACE) in node.core.take_actions():
+            dials.append(node.now - 100)
+            node.core.dial_failed(THEM, PLACE, node.now)
+        node.turn()
+    assert dials[:5] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.3])
+    assert len(dials) >= 12
+    assert [event.reason for event in node.of_type(PeerLeft)] == [LossReason.SILENT]
+
+
+def test_a_suspect_gets_a_second_link_in_time() -> None:
+    network = SimNetwork(4)
+    lower, higher = network.pair()
+    stream = lower.open_stream(higher)
+    network.run(1.0)
+    network.freeze()
+    stream.send(b"across")
+    network.run(4.5)
+    assert list(higher.received.values()) == [[b"across"]]
+    assert lower.of_type(PeerLeft) == higher.of_type(PeerLeft) == []
+
+
+def test_a_peer_that_moves_is_followed() -> None:
+    network = SimNetwork(4)
+    lower, higher = network.add(), network.add()
+    higher.learn(lower)
+    network.run(1.0)
+    network.freeze()  # its address has changed
+    higher.core.learn(lower.address, "sim", ("sim://elsewhere",), 0, network.now)
+    network.run(3.5)
+    assert higher.core.peers[0].state is PeerState.SUSPECT
+    higher.core.learn(lower.address, "sim", (f"sim://{lower.address}",), 0, network.now)
+    higher.pump_soon()
+    network.run(0.5)
+    assert higher.core.peers[0].state is PeerState.ALIVE
+    assert higher.of_type(PeerLeft) == lower.of_type(PeerLeft) == []
 
 
 # Time
 
 
-def test_a_silent_peer_is_suspect_then_lost_and_told_so() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    host.wait(2.6)
-    assert host.core.peers[0].state is PeerState.SUSPECT
-    host.wait(2.5)
-    (left,) = host.of_type(PeerLeft)
-    assert left.reason is LossReason.SILENT
-    assert any(isinstance(frame, wire.Goodbye) for frame in peer.frames)
+def test_several_things_at_once_do_not_stumble_over_each_other() -> None:
+    node = Node(asks_admission=True)
+    for _ in range(3):
+        Remote(node).join()  # to be decided about
+    node.wait(5.0)
+    Remote(node).greet()
+    Remote(node, dialled=True)
+    node.now += 100.0
+    node.core.expire(node.now)  # all their deadlines have passed
+    node.turn()
+    assert node.core.stats().peers == 0
+    node.wait(1.0)
+    assert node.core.stats().links == 0
 
 
-def test_a_suspect_is_dialled_a_second_time() -> None:
-    host = Host()
-    host.core.learn(HIGHER, "ticket", (PLACE,), 0, host.now)
-    Raw(host).join()
-    assert host.of_type(Dial) == []
-    host.wait(2.6)
-    assert host.of_type(Dial)[0] == Dial(HIGHER, PLACE)
+def test_the_loss_of_a_peer_takes_its_unready_links_along() -> None:
+    node = Node(Limits(handshake_timeout_s=5.0))
+    Remote(node).join()
+    Remote(node).greet()
+    node.now += 5.0
+    node.core.expire(node.now)  # the peer is lost, and the greeting too late
+    node.wait(1.0)
+    assert node.core.stats().links == 0
+    assert len(node.of_type(PeerLeft)) == 1
 
 
-def test_after_a_stall_nothing_is_delivered_before_the_peer_has_answered() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    host.now += 60.0
-    host.core.stalled(host.now)
-    peer.frame(wire.Data(0, 1, 0, [b"old"]))
-    host.wait(0.0)
-    assert host.of_type(PeerLeft) == []
-    assert host.of_type(MessageReceived) == []
-    ping = [frame for frame in peer.frames if isinstance(frame, wire.Ping)][-1]
-    peer.unnumbered(wire.Pong(ping.token))
-    assert [event.message.data for event in host.of_type(MessageReceived)] == [b"old"]
+def test_a_core_with_nothing_to_do_has_no_deadline() -> None:
+    node = Node()
+    assert node.core.next_deadline() is None
+    node.core.expire(node.now)
+    assert not node.core.has_output
+    assert node.core.is_drained
+    assert node.core.has_parted
 
 
-def test_what_ended_sessions_have_dropped_stays_counted() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    peer.frame(wire.Data(0, 1, 0, [b"once"]))
-    peer.sent = 0
-    peer.frame(wire.Data(0, 1, 0, [b"once"]))
-    assert host.core.stats().dropped == {DropCause.DUPLICATE: 1}
-    peer.unnumbered(wire.Goodbye(wire.Farewell.LEFT, ""))
-    assert host.core.stats().dropped == {DropCause.DUPLICATE: 1}
-    assert len(host.of_type(MessageReceived)) == 1
+def test_the_shortest_limit_in_force_tells_what_a_stall_is() -> None:
+    node = Node(Limits(liveness_s=9.0))
+    assert node.core.liveness_s == 9.0
+    Remote(node).join(liveness_ms=3000)
+    Remote(node, OTHERS[0]).join(liveness_ms=7000)
+    assert node.core.liveness_s == 3.0
 
 
-def test_the_shortest_liveness_in_force_is_known() -> None:
-    host = Host()
-    assert host.core.liveness_s == LIMITS.liveness_s
-    Raw(host).dial().listen().info(liveness_ms=1500)
-    assert host.core.liveness_s == 1.5
+def test_after_a_stall_everybody_is_asked_anew() -> None:
+    node = Node()
+    remotes = [Remote(node).join(), Remote(node, OTHERS[0]).join()]
+    for remote in remotes:
+        remote.heard()
+    node.now += 60.0
+    node.core.stalled(node.now)
+    assert node.core.next_deadline() == node.now
+    node.wait(0)
+    for remote in remotes:
+        assert [type(frame) for frame in remote.heard()] == [wire.Ping]
+    assert node.of_type(PeerLeft) == []
+
+
+def test_what_sessions_dropped_is_counted_beyond_their_end() -> None:
+    node = Node()
+    remote = Remote(node).join()
+    other = Remote(node, OTHERS[0]).join()
+    for one in (remote, other):
+        message = _encoded(1, 0, (wire.encode_data(0, 1, 0, [b"data"]),))
+        one.raw(message)
+        one.raw(message)
+    assert node.core.stats().dropped == {DropCause.DUPLICATE: 2}
+    remote.say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    assert node.core.session(THEM) is None
+    assert node.core.stats().dropped == {DropCause.DUPLICATE: 2}
+
+
+# Commands
+
+
+def test_accepting_what_is_over_does_nothing() -> None:
+    node = Node()
+    remote = Remote(node).join()
+    remote.say_numbered(wire.Open(1, 0, "", b"", 1000), wire.Open(3, 0, "", b"", 1000))
+    first, second = (event.offer.stream for event in node.of_type(StreamOffered))
+    remote.say_numbered(wire.Reset(1, 0, "", 0))
+    node.core.accept(first, b"")
+    remote.say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    node.core.accept(second, b"")
+    assert [type(event.error) for event in node.of_type(StreamEnded)] != []
+    assert all(event.error is not None for event in node.of_type(StreamEnded))
+
+
+def test_accepting_answers_with_metadata() -> None:
+    node = Node()
+    remote = Remote(node).join()
+    remote.say_numbered(wire.Open(1, 0, "", b"", 1000))
+    remote.heard()
+    node.core.accept(node.of_type(StreamOffered)[0].offer.stream, b"reply")
+    assert [frame.metadata for frame in remote.heard()] == [b"reply"]
+
+
+def test_a_new_name_is_told_on_links_that_are_ready() -> None:
+    node = Node(name="before")
+    ready, greeting = Remote(node).join(), Remote(node, OTHERS[0]).greet()
+    ready.heard()
+    greeting.heard()
+    node.core.announce("after", b"meta", node.now)
+    (info,) = ready.heard()
+    assert (info.name, info.metadata) == ("after", b"meta")
+    assert greeting.heard() == []
+
+
+def test_a_newer_process_with_our_identity_is_obeyed() -> None:
+    node = Node()
+    Remote(node).join().say(wire.Goodbye(wire.Farewell.SUPERSEDED, "a newer process has this identity"))
+    assert node.of_type(Superseded) == [Superseded()]
+    assert [event.reason for event in node.of_type(PeerLeft)] == [LossReason.EXPELLED]
+
+
+def test_whoever_waits_is_woken() -> None:
+    node = Node()
+    remote = Remote(node).join()
+    remote.heard()
+    for command in (
+        lambda: node.core.send(b"data", THEM, Reliability.RELIABLE, 0, None, node.now),
+        lambda: node.core.open_stream(THEM, Reliability.RELIABLE, "", b"", None, node.now),
+        lambda: node.core.announce("name", b"", node.now),
+        lambda: node.core.farewell(node.now),
+    ):
+        node.core.take_sendable()
+        before = node.wakes
+        command()
+        assert node.wakes > before
+        assert node.core.has_output
+        assert node.core.take_sendable() == [remote.link]
+        assert not node.core.has_output
+        remote.heard()
 
 
 # The end
 
 
-def test_two_processes_with_one_identity() -> None:
-    host = Host()
-    old = Raw(host, HIGHER, 1).join()
-    new = Raw(host, HIGHER, 2).dial().listen().info()
-    (word,) = [frame for frame in old.frames if isinstance(frame, wire.Goodbye)]
-    assert word.code == wire.Farewell.SUPERSEDED
-    assert host.of_type(PeerLeft)[0].reason is LossReason.RESTARTED
-    told = [frame for frame in new.frames if isinstance(frame, wire.Info)][-1]
-    new.info(theirs=(told.boot, told.epoch))
-    assert len(host.of_type(PeerJoined)) == 2
-    old_host = Host()
-    Raw(old_host).join().unnumbered(wire.Goodbye(wire.Farewell.SUPERSEDED, "newer"))
-    assert old_host.of_type(Superseded) == [Superseded()]
+def test_leaving_drains_and_says_goodbye() -> None:
+    network = SimNetwork(6)
+    lower, higher = network.pair()
+    stream = lower.open_stream(higher)
+    for number in range(100):
+        stream.send(b"%d" % number)
+        lower.send(b"%d" % number, to=higher)
+    lower.core.leave(network.now + 5.0)
+    network.run_until(lambda: lower.core.is_drained, limit_s=5.0)
+    network.run(0)
+    assert list(higher.received.values()) == [[b"%d" % number for number in range(100)]]
+    assert higher.singles == [b"%d" % number for number in range(100)]
+    assert [event.error for event in lower.of_type(StreamEnded)] == [None]
+    lower.core.farewell(network.now)
+    assert not lower.core.has_parted
+    network.run_until(lambda: lower.core.has_parted, limit_s=LAST_WORD_S)
+    assert [event.reason for event in higher.of_type(PeerLeft)] == [LossReason.LEFT]
+    assert [event.reason for event in lower.of_type(PeerLeft)] == [LossReason.LEFT]
+    network.run(10.0)
+    assert len(higher.of_type(PeerJoined)) == 1
 
 
-def test_leaving_drains_then_says_goodbye_to_everybody() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    stream = host.core.open_stream(HIGHER, Reliability.RELIABLE, "s", b"", None, host.now)
-    single(host, HIGHER)
-    host.core.leave(host.now + 5.0)
-    assert not host.core.is_drained
-    peer.listen().frame(wire.Open(1, 0, "late", b"", 65536))
-    assert [frame.stream_id for frame in peer.frames if isinstance(frame, wire.Reject)] == [1]
-    peer.frame(wire.Reject(stream.id, 5, "no"))
-    peer.listen().unnumbered()
-    assert host.core.is_drained
-    host.core.farewell(host.now)
-    assert [frame.code for frame in peer.frames if isinstance(frame, wire.Goodbye)] == [wire.Farewell.LEFT]
-    assert host.of_type(PeerLeft)[0].reason is LossReason.LEFT
-    host.core.link_opened(9, OTHER, host.now)
-    assert host.cut(9) == "too late"
+def test_leaving_takes_no_more_streams_from_old_peers_or_new() -> None:
+    node = Node()
+    remote = Remote(node).join()
+    node.core.leave(None)
+    newcomer = Remote(node, OTHERS[0]).join()
+    for one in (remote, newcomer):
+        one.heard()
+        one.say_numbered(wire.Open(1, 0, "", b"", 1000))
+        assert [frame.code for frame in one.heard()] == [UNTAKEN]
+    assert node.of_type(StreamOffered) == []
 
 
-def test_what_is_under_way_at_the_farewell_is_unknown() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    single(host, HIGHER)
-    peer.listen()
-    host.core.farewell(host.now)
-    (done,) = host.of_type(SendDone)
-    assert isinstance(done.error, DeliveryUnknown)
-    assert isinstance(done.error.__cause__, BusClosed)
+def test_who_is_leaving_dials_nobody_but_those_it_has_something_for() -> None:
+    node = Node()
+    remotes = [Remote(node, address).join() for address in OTHERS[:3]]
+    for address in (*OTHERS[:3], THEM):
+        node.core.learn(address, "test", (PLACE,), 1, node.now)
+    node.core.send(b"data", OTHERS[0], Reliability.RELIABLE, 0, None, node.now)
+    node.core.open_stream(OTHERS[1], Reliability.RELIABLE, "", b"", None, node.now)
+    node.core.leave(None)
+    for remote in remotes:
+        node.core.link_closed(remote.link, "closed", node.now)
+    node.wait(0.4)
+    assert {dial.remote for dial in node.of_type(Dial)} == {OTHERS[0], OTHERS[1]}
+    assert not node.core.is_drained
 
 
-def test_who_leaves_dials_only_whom_it_still_has_something_to_tell() -> None:
-    host = Host()
-    for address in (HIGHER, OTHER):
-        host.core.learn(address, "ticket", (PLACE,), 0, host.now)
-    single(host, HIGHER)
-    host.core.leave(None)
-    host.wait(0.0)
-    assert [dial.remote for dial in host.of_type(Dial)] == [HIGHER]
+def test_drained_across_an_outage() -> None:
+    network = SimNetwork(8)
+    lower, higher = network.pair()
+    stream = lower.open_stream(higher)
+    network.run(0.5)
+    stream.send(b"last words")
+    network.cut_all()
+    lower.core.leave(network.now + 5.0)
+    network.run_until(lambda: lower.core.is_drained, limit_s=3.0)
+    network.run(0)
+    assert [event.error for event in lower.of_type(StreamEnded)] == [None]
 
 
-def test_a_link_cut_by_another_deadline_of_the_same_moment_is_no_trouble() -> None:
-    host = Host()
-    Raw(host).join()
-    Raw(host, link=2).dial()  # says no INFO, and is cut with the session at the moment when its time is up
-    host.now += LIMITS.handshake_timeout_s
-    host.core.expire(host.now)
-    host.settle()
-    assert host.of_type(PeerLeft)
-    assert [action.link for action in host.of_type(Cut)].count(2) == 1
+def test_farewell_ends_everything_that_was_not_drained() -> None:
+    node = Node()
+    remote = Remote(node).join()
+    node.core.send(b"data", THEM, Reliability.RELIABLE, 0, None, node.now)
+    node.core.open_stream(THEM, Reliability.RELIABLE, "", b"", None, node.now)
+    remote.heard()
+    node.core.learn(OTHERS[0], "test", (PLACE,), 1, node.now)
+    node.core.send(b"data", OTHERS[0], Reliability.RELIABLE, 0, None, node.now)
+    node.core.farewell(node.now)
+    assert remote.heard() == [wire.Goodbye(wire.Farewell.LEFT, "")]
+    unknown, waiting = (done.error for done in node.of_type(SendDone))
+    assert isinstance(unknown, DeliveryUnknown)
+    assert isinstance(unknown.__cause__, BusClosed)
+    assert isinstance(waiting, BusClosed)
+    assert [type(event.error) for event in node.of_type(StreamEnded)] == [BusClosed]
 
 
-def test_a_deadline_of_somebody_forgotten_is_no_trouble() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    host.wait(0.0)  # its first deadline is set
-    peer.unnumbered(wire.Goodbye(wire.Farewell.LEFT, ""))
-    host.core.link_closed(1, "gone", host.now)
-    assert host.core._peers == {}
-    host.wait(2 * LIMITS.liveness_s)
-    assert len(host.of_type(PeerLeft)) == 1
+def test_after_the_farewell_nobody_comes_back() -> None:
+    node = Node()
+    remote = Remote(node).join()
+    dial, connected = Remote(node, OTHERS[0], dialled=True), Remote(node, OTHERS[1], dialled=True)
+    node.core.link_opened(connected.link, OTHERS[1], node.now)
+    silent = Remote(node, OTHERS[2])
+    node.core.farewell(node.now)
+    late = Remote(node, OTHERS[3])
+    assert node.cuts() == {
+        dial.link: "the bus was closed",
+        connected.link: "the bus was closed",
+        silent.link: "the bus was closed",
+        late.link: "too late",
+    }
+    assert not node.core.has_parted
+    node.wait(LAST_WORD_S)
+    assert node.core.has_parted
+    assert node.core.stats().links == 0
+    assert remote.link in node.cuts()
+    assert node.core.sessions == []
 
 
-def test_every_session_is_among_the_sessions() -> None:
-    host = Host()
-    Raw(host).join()
-    host.core.learn(OTHER, "ticket", (PLACE,), 0, host.now)
-    assert [session.remote for session in host.core.sessions] == [HIGHER]
-    single(host, OTHER)
-    assert [session.remote for session in host.core.sessions] == [HIGHER, OTHER]
+def test_who_answers_a_goodbye_with_one_is_hung_up_on_at_once() -> None:
+    node = Node()
+    remote, polite = Remote(node).join(), Remote(node, OTHERS[0]).join()
+    node.core.farewell(node.now)
+    remote.raw(b"nonsense")
+    remote.say(wire.Ping(1, 0))
+    polite.say(wire.Ping(1, 0), wire.Goodbye(wire.Farewell.LEFT, ""))
+    assert node.cuts() == {polite.link: "both have said goodbye"}
 
 
-def test_a_command_wakes_the_shell() -> None:
-    host = Host()
-    peer = Raw(host).join()
-    peer.listen()
-    host.core.take_sendable()
-    before = host.wakes
-    single(host, HIGHER)
-    assert host.wakes > before
-    assert host.core.has_output
-    assert host.core.take_sendable() == [1]
-    assert not host.core.has_output
+# Nodes together
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_streams_and_singles_survive_links_that_break_at_any_moment(seed: int) -> None:
+    network = SimNetwork(seed)
+    lower, higher = network.pair()
+    streams = [lower.open_stream(higher, "up"), higher.open_stream(lower, "down")]
+    for turn in range(20):
+        for number in range(network.random.randint(1, 30)):
+            for stream in streams:
+                stream.send(b"%d %d" % (turn, number) + bytes(network.random.randrange(2000)))
+            lower.send(b"%d %d" % (turn, number), to=higher, timeout=None)
+        network.run(network.random.random() * 0.1)
+        network.cut_all()
+        network.run(network.random.random() * 0.3)
+    network.run(3.0)
+    assert [len(messages) for messages in (*higher.received.values(), *lower.received.values())] == [
+        stream.last_sequence for stream in streams
+    ]
+    assert all(done.error is None for done in lower.of_type(SendDone))
+    assert len(higher.singles) == len(set(higher.singles)) == len(lower.of_type(SendDone))
+    assert lower.of_type(PeerLeft) == higher.of_type(PeerLeft) == []
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 3.0])
+def test_a_frozen_network_costs_time_and_nothing_else(seconds: float) -> None:
+    network = SimNetwork(9)
+    lower, higher = network.pair()
+    stream = lower.open_stream(higher)
+    network.run(0.5)
+    network.freeze()
+    for number in range(50):
+        stream.send(b"%d" % number)
+        lower.send(b"%d" % number, to=higher)
+    network.run(seconds)
+    network.freeze(False)
+    network.run(3.0)
+    assert list(higher.received.values()) == [[b"%d" % number for number in range(50)]]
+    assert higher.singles == [b"%d" % number for number in range(50)]
+    assert lower.of_type(PeerLeft) == higher.of_type(PeerLeft) == []
+    assert len(network.links) == 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_partition_is_noticed_by_both_and_heals(seed: int) -> None:
+    network = SimNetwork(seed)
+    lower, higher = network.pair()
+    network.run(network.random.random() * 3)
+    stream = lower.open_stream(higher)
+    stream.send(b"before")
+    network.run(0.5)
+    network.part(lower, higher)
+    parted_at = network.now
+    lower.send(b"into the void", to=higher, timeout=None)
+    network.run_until(lambda: bool(lower.of_type(PeerLeft) and higher.of_type(PeerLeft)))
+    assert network.now - parted_at <= T + 0.5 * T + 0.1
+    for node in (lower, higher):
+        assert node.of_type(PeerLeft)[0].reason is LossReason.SILENT
+        assert [type(event.error) for event in node.of_type(StreamEnded)] == [PeerLost]
+    assert [type(done.error) for done in lower.of_type(SendDone)] == [DeliveryUnknown]
+    network.run(network.random.random() * 20)
+    network.heal()
+    network.run_until(
+        lambda: all(node.core.stats().peers == 1 for node in (lower, higher)), limit_s=2 * T + 5.0
+    )
+    network.run(2.0)
+    for node in (lower, higher):
+        assert len(node.of_type(PeerJoined)) == 2
+    assert higher.singles == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_both_open_to_each_other_at_once(seed: int) -> None:
+    network = SimNetwork(seed)
+    lower, higher = sorted((network.add(), network.add()), key=lambda node: node.address)
+    lower.learn(higher)
+    higher.learn(lower)
+    opened = [lower.open_stream(higher, "from lower"), higher.open_stream(lower, "from higher")]
+    for stream in opened:
+        stream.send(stream.name.encode())
+    network.run(2.0)
+    assert list(higher.received.values()) == [[b"from lower"]]
+    assert list(lower.received.values()) == [[b"from higher"]]
+    assert opened[0].id % 2 == 0
+    assert opened[1].id % 2 == 1
+
+
+def test_a_peer_that_is_stuck_holds_up_nobody_else() -> None:
+    network = SimNetwork(10)
+    hub, deaf, keen = network.add(), network.add(), network.add()
+    for node in (deaf, keen):
+        hub.learn(node)
+        node.learn(hub)
+    network.run(1.0)
+    deaf.consumes = False
+    slow, fast = hub.open_stream(deaf), hub.open_stream(keen)
+    network.run(0.5)
+    for _ in range(200):
+        for stream in (slow, fast):
+            if stream.room > 5000:
+                stream.send(bytes(5000))
+        network.run(0.02)
+    assert fast.acknowledged_sequence == 200
+    assert 0 < slow.acknowledged_sequence < 30
+    assert not network.nodes[deaf.address].of_type(PeerLeft)
+    network.run(30.0)
+    assert hub.core.peer(deaf.address) is not None
+    assert hub.core.peer(deaf.address).state is PeerState.ALIVE  # type: ignore[union-attr]
+
+
+def test_a_large_message_across_links_that_break() -> None:
+    network = SimNetwork(11, bytes_per_s=2e7)
+    lower, higher = network.pair()
+    stream = lower.open_stream(higher)
+    data = network.random.randbytes(20 * 1024 * 1024)
+    stream.send(data)
+    for _ in range(8):
+        network.run(0.15)
+        network.cut_all()
+    network.run(5.0)
+    assert list(higher.received.values()) == [[data]]
+    assert higher.core._budget.reserved < 2 * 1024 * 1024
+
+
+def test_idle_nodes_say_little() -> None:
+    network = SimNetwork(12)
+    lower, higher = network.pair()
+    said: list[SimNode] = []
+    network.tap = lambda sender, receiver, message: said.append(sender)
+    network.run(1000.0)
+    assert len(said) < 2 * 1000 / 2 + 20
+    assert lower.of_type(PeerChanged)[1:] == []
+    assert higher.of_type(PeerLeft) == []
+
+
+def test_errors_about_peers_name_them() -> None:
+    network = SimNetwork(13)
+    lower, higher = network.pair()
+    higher.crash()
+    network.run(10.0)
+    with pytest.raises(PeerError) as caught:
+        lower.send(b"", to=higher)
+    assert caught.value.peer == higher.address
+    assert caught.value.hint
+    assert lower.core.peer(higher.address) is None
+    assert lower.core.peers == ()
