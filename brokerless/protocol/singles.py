@@ -210,7 +210,6 @@ class Singles:
         self._left.clear()
         self._waiting.clear()
         self._deadlines.clear()
-        self._queued_cost = 0
         self._cutter = None
         self.has_output = False
         self._window.stop()

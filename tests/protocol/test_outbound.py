@@ -127,6 +127,14 @@ def test_every_size_fits_its_frame(size: int) -> None:
     assert received == bytes(size)
 
 
+def test_run_length_fills_both_bounds_exactly() -> None:
+    both = 20 + 2 * MESSAGE_COST_BYTES
+    assert run_length([10, 10, 10], 30, 1000) == (2, both)
+    assert run_length([10, 10, 10], 29, 1000) == (1, both // 2)
+    assert run_length([10, 10, 10], 1000, both) == (2, both)
+    assert run_length([10, 10, 10], 1000, both - 1) == (1, both // 2)
+
+
 LENGTHS = st.lists(st.integers(0, 100), max_size=20)
 
 

@@ -23,6 +23,7 @@ from brokerless.errors import (
 )
 from brokerless.model import (
     Event,
+    Reliability,
     StreamAcknowledged,
     StreamEnded,
     StreamFinishedReceiving,
@@ -91,6 +92,7 @@ def test_a_stream_is_offered_and_accepted(ends: Ends) -> None:
     assert (near.reply_metadata, far.reply_metadata) == (b"welcome", b"welcome")
     assert near.state == far.state == StreamState.OPEN
     assert near.room == far.room == SMALL.message_bytes_max
+    assert near.reliability is far.reliability is Reliability.RELIABLE
     assert repr(near) == f"<Stream 2 'video' with {ends.far.address.short}, open>"
 
 
@@ -256,7 +258,9 @@ def test_words_and_metadata_have_limits(ends: Ends) -> None:
                 command(code)
         with pytest.raises(ConfigError, match="reason: at most 1024 bytes"):
             command(0, "ü" * 513)
-    assert far.state is StreamState.OFFERED
+    assert far.state.name == "OFFERED"
+    far.reject(wire.BUS_CODE_MIN - 1, "ü" * 512)
+    assert far.is_over
 
 
 def test_a_stream_is_opened_before_the_other_side_is_known(ends: Ends) -> None:
