@@ -135,12 +135,12 @@ class Talk:
 
     def write(self, side: Side, number: int) -> list[wire.Packet]:
         """Let a side put on a link what it has to send; return it."""
+        side.woken.discard(number)
         written = []
         while (packet := side.session.next_packet(number, self.now)) is not None:
             self.links[number][side].append(packet)
             self.sent.append((side, number, packet))
             written.append(wire.decode_packet(packet))
-        side.woken.discard(number)
         return written
 
     def read(self, side: Side, number: int, count: int = -1) -> None:
@@ -159,12 +159,12 @@ class Talk:
             self.cut(number)
 
     def pump(self) -> None:
-        """Let everything move until nothing does."""
+        """Let everything move until nothing does; what a session does not wake for stays where it is."""
         busy = True
         while busy:
             busy = False
             for side in self.sides:
-                for number in list(self.links):
+                for number in sorted(side.woken & self.links.keys()):
                     busy = bool(self.write(side, number)) or busy
             for side in self.sides:
                 for number in list(self.links):

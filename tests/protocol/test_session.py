@@ -86,6 +86,16 @@ def test_what_waits_for_the_peer_leaves_once_it_is_known() -> None:
     assert stream.reply_metadata == b"reply"
 
 
+def test_messages_may_follow_an_offer_at_once_within_the_credit_of_info() -> None:
+    talk = Talk(Limits(), Limits(stream_window_initial_bytes=2000))
+    stream = talk.near.open()
+    stream.send(bytes(1000))
+    stream.send(bytes(1000))
+    first, *_ = talk.write(talk.near, 1)
+    assert [type(frame) for frame in first.frames] == [wire.Open, wire.Data]
+    assert len(first.frames[1].messages) == 1
+
+
 def test_the_shorter_of_both_limits_holds_on_both_sides() -> None:
     talk = Talk(
         Limits(message_bytes_max=3000, liveness_s=2.0), Limits(message_bytes_max=2000, liveness_s=7.0)
@@ -364,17 +374,41 @@ def test_a_stream_comes_to_its_normal_end() -> None:
     assert [side.session.streams for side in talk.sides] == [{}, {}]
 
 
-def test_what_is_acknowledged_while_it_waits_is_not_sent_again() -> None:
+@pytest.mark.parametrize("received", [0, 1, 2, 3])
+def test_what_is_acknowledged_while_it_waits_is_not_sent_again(received: int) -> None:
     talk = Talk(links=2)
     for number in range(3):
         talk.near.send(b"%d" % number)
         talk.write(talk.near, 2)
-    talk.read(talk.far, 2, 2)
     talk.near.session.link_gone(2, talk.now)  # the near side notices first
-    acknowledged = talk.far.session.received
-    talk.near.session.receive(1, packet(acknowledged=acknowledged), 16, talk.now)
-    assert numbers(talk.write(talk.near, 1)) == [3]
-    assert talk.near.session.stats().packets_resent == 1
+    talk.near.session.receive(1, packet(acknowledged=received), 16, talk.now)
+    assert numbers(talk.write(talk.near, 1)) == [1, 2, 3][received:]
+    assert talk.near.session.stats().packets_resent == 3 - received
+
+
+def test_what_is_sent_again_measures_nothing() -> None:
+    talk = Talk()
+    talk.near.send(b"single")
+    talk.write(talk.near, 1)
+    talk.cut(1)
+    talk.now += 2.0
+    talk.link()
+    talk.now += 0.1
+    talk.pump()
+    assert talk.near.of_type(SendDone)
+    assert talk.near.session.stats().rtt_s is None
+
+
+def test_only_the_link_in_use_vouches_for_what_was_sent() -> None:
+    talk = Talk()
+    talk.near.send(b"single")
+    talk.write(talk.near, 1)
+    talk.link()
+    talk.write(talk.near, 2)
+    talk.now += 1.0
+    talk.expire()
+    assert list(frames(talk.write(talk.near, 1))) == [wire.Ping(1, 0)]
+    assert list(frames(talk.write(talk.near, 2))) == [wire.Ping(1, 1)]
 
 
 def test_a_link_that_is_unknown_or_not_in_use_has_nothing_to_send() -> None:
@@ -573,6 +607,18 @@ def test_frames_of_streams_that_were_never_opened(name: str) -> None:
         near = Talk().near.session
         with pytest.raises(RemoteProtocolError, match=f"stream {stream_id}, which was never opened"):
             near.receive(1, packet(STREAM_FRAMES[name](stream_id), number=1), 50, 100.0)
+
+
+@pytest.mark.parametrize(("opener", "never"), [("near", (1, 3, 5, 8)), ("far", (2, 4, 6, 7))])
+def test_that_one_side_opened_streams_opens_none_of_the_other(opener: str, never: tuple[int, ...]) -> None:
+    for stream_id in never:
+        talk = Talk()
+        for _ in range(3):
+            getattr(talk, opener).open().abort()
+        talk.pump()
+        near = talk.near.session
+        with pytest.raises(RemoteProtocolError, match="never opened"):
+            near.receive(1, packet(wire.Finish(stream_id, 0), number=near.received + 1), 50, talk.now)
 
 
 @pytest.mark.parametrize("name", STREAM_FRAMES)
@@ -910,9 +956,10 @@ def test_an_answer_to_what_was_asked_before_the_stall_confirms_nothing() -> None
     talk.now = 102.0
     talk.expire()
     talk.write(talk.near, 1)
-    talk.read(talk.far, 1)
     talk.far.send(b"single")
-    talk.write(talk.far, 1)  # the answer, and a message
+    talk.write(talk.far, 1)  # a message
+    talk.read(talk.far, 1)
+    assert list(frames(talk.write(talk.far, 1))) == [wire.Pong(1)]
     talk.near.session.stalled(130.0)
     talk.now = 130.0
     talk.read(talk.near, 1)
@@ -1060,6 +1107,7 @@ def test_the_end_drops_links_that_are_there() -> None:
     talk.near.send(b"single")
     talk.near.session.end(LOST)
     assert talk.near.session.current_link is None
+    assert talk.near.session.links == ()
     assert talk.near.session.next_packet(2, talk.now) is None
 
 
