@@ -96,6 +96,7 @@ class Bus(AnyBus):
         self._loop = loop
         self.bus: aio.Bus = get(loop.do(lambda: aio.Bus(name, **arguments)))
         get(loop.run(self.bus.start()))
+        self._watching: list[Future[None]] = []
         self._messages = get(loop.do(self.bus.messages))
         self._offers = get(loop.do(self.bus.offers))
 
@@ -139,7 +140,7 @@ class Bus(AnyBus):
             async for change in changes:
                 presence.put(change)
 
-        self._loop.run(watch())
+        self._watching.append(self._loop.run(watch()))  # a task that nobody keeps may be collected
         return presence
 
     def send(

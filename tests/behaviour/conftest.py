@@ -12,6 +12,7 @@ from tests.behaviour.aio_face import AioFace
 from tests.behaviour.blocking_face import BlockingFace
 from tests.behaviour.delegate_face import DelegateFace
 from tests.behaviour.face import AnyBus, AnyStream, Face, get
+from tests.behaviour.proxies import Proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,14 @@ def mesh() -> Iterator[dict[str, Any]]:
     shutil.rmtree(directory)
 
 
+@pytest.fixture
+def proxies() -> Iterator[Proxies]:
+    """Proxies, which outlive the buses behind them."""
+    proxies = Proxies()
+    yield proxies
+    proxies.close()
+
+
 @pytest.fixture(params=FACES)
 def make_bus(request: pytest.FixtureRequest, mesh: dict[str, Any]) -> Iterator[Callable[..., AnyBus]]:
     """A function that starts a bus of this face, which is closed in the end."""
@@ -44,6 +53,13 @@ def make_bus(request: pytest.FixtureRequest, mesh: dict[str, Any]) -> Iterator[C
 def pair(make_bus: Callable[..., AnyBus]) -> tuple[AnyBus, AnyBus]:
     """Buses "near" and "far" that know each other."""
     return introduce(make_bus("near"), make_bus("far"))
+
+
+@pytest.fixture
+def line(proxies: Proxies, make_bus: Callable[..., AnyBus]) -> tuple[AnyBus, AnyBus, Proxies]:
+    """Buses "near" and "far" with a proxy before each."""
+    near, far = (proxies.bus(make_bus, name) for name in ("near", "far"))
+    return *introduce(near, far), proxies
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from brokerless import PeerChanged, PeerJoined, PeerLeft, Reliability
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from brokerless import Address, LossReason, Message, NodeStats, Peer, StreamStats, Ticket
+    from brokerless import Address, LossReason, Message, NodeStats, Peer, PeerState, StreamStats, Ticket
 
 WAIT_S = 10.0
 """How long something may take that must happen."""
@@ -169,12 +169,13 @@ def feed(stream: AnyStream, messages: Sequence[bytes]) -> Future[list[int]]:
 
 
 class Presence:
-    """Who is there, as a bus tells it: the first report, who is live since, and who has gone."""
+    """Who is there, as a bus tells it: the first report, who is live since, who has gone, what was seen."""
 
     def __init__(self) -> None:
         self.first: list[Peer] | None = None
         self.here: dict[Address, Peer] = {}
         self.lost: list[tuple[Address, LossReason]] = []
+        self.seen: set[tuple[Address, PeerState]] = set()
         self._changed = threading.Condition()
 
     def put(self, event: PeerJoined | PeerChanged | PeerLeft) -> None:
@@ -186,18 +187,20 @@ class Presence:
             else:
                 assert (event.peer.address in self.here) is isinstance(event, PeerChanged)
                 self.here[event.peer.address] = event.peer
-            if self.first is None:
-                self.first = list(self.here.values())
-            self._changed.notify_all()
+            self._note()
 
     def replace(self, peers: tuple[Peer, ...], lost: tuple[PeerLeft, ...]) -> None:
         """Take in a snapshot, from a face that tells of all at once."""
         with self._changed:
             self.here = {peer.address: peer for peer in peers}
             self.lost.extend((change.peer.address, change.reason) for change in lost)
-            if self.first is None:
-                self.first = list(peers)
-            self._changed.notify_all()
+            self._note()
+
+    def _note(self) -> None:
+        if self.first is None:
+            self.first = list(self.here.values())
+        self.seen.update((peer.address, peer.state) for peer in self.here.values())
+        self._changed.notify_all()
 
     def wait_until(self, condition: Callable[[Presence], object]) -> None:
         """Wait until it is as it should be."""
