@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import pytest
+
+from brokerless import UsageError
+from dittobus import _io_thread, _waiting
+from dittobus._waiting import InterruptibleIoThread, Sleeper, deadline_after
+from tests.dittobus.interrupts import everywhere
+from tests.dittobus.recording import WAIT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def io() -> Iterator[InterruptibleIoThread]:
+    thread = InterruptibleIoThread("test-io")
+    thread.start()
+    yield thread
+    thread.stop()
+
+
+def test_a_sleeper_is_woken(io: InterruptibleIoThread) -> None:
+    sleeper = Sleeper(io)
+    io.post(sleeper.wake)
+    assert sleeper.sleep(None)
+
+
+def test_who_is_woken_before_does_not_sleep(io: InterruptibleIoThread) -> None:
+    sleeper = Sleeper(io)
+    sleeper.wake()
+    sleeper.wake()
+    assert sleeper.sleep(deadline_after(WAIT_S))
+    assert not sleeper.sleep(monotonic())
+
+
+@pytest.mark.parametrize("slice_s", [0.001, threading.TIMEOUT_MAX])
+def test_a_deadline_ends_the_sleep(
+    io: InterruptibleIoThread, slice_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_waiting, "SLICE_S", slice_s)
+    deadline = deadline_after(0.01)
+    assert deadline is not None
+    assert not Sleeper(io).sleep(deadline)
+    assert monotonic() >= deadline
+    assert deadline_after(None) is None
+
+
+def test_who_sleeps_in_slices_is_woken_too(
+    io: InterruptibleIoThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = threading.Semaphore(0)
+
+    class Lock:
+        """One that tells of each look at it."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self.release = self._lock.release
+
+        def acquire(self, timeout: float = -1) -> bool:
+            looks.release()
+            return self._lock.acquire(timeout=timeout)
+
+    monkeypatch.setattr(_waiting, "SLICE_S", 0.001)
+    sleeper = Sleeper(io)
+    sleeper._lock = Lock()  # type: ignore[assignment]
+    sleeper._lock.acquire()
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        sleeping = threads.submit(sleeper.sleep, None)
+        for _ in range(5):
+            assert looks.acquire(timeout=WAIT_S)
+        sleeper.wake()
+        assert sleeping.result(WAIT_S)
+
+
+def test_the_i_o_thread_does_not_wait_for_itself(io: InterruptibleIoThread) -> None:
+    with pytest.raises(UsageError, match="I/O thread"):
+        io.call(Sleeper, io)
+
+
+def test_waiting_for_a_future(io: InterruptibleIoThread) -> None:
+    future: concurrent.futures.Future[int] = concurrent.futures.Future()
+    io.post(lambda: future.set_result(7))
+    assert io.wait(future) == 7
+    future = concurrent.futures.Future()
+    io.post(lambda: future.set_exception(ValueError("no")))
+    with pytest.raises(ValueError, match="no"):
+        io.wait(future)
+
+
+def test_an_interrupted_post_does_not_cut_off_the_thread(io: InterruptibleIoThread) -> None:
+    """Wherever it is interrupted, what is posted afterwards still runs."""
+    places = 0
+    for _ in everywhere(lambda: io.post(list), _io_thread.__file__, _waiting.__file__):
+        places += 1
+        done = threading.Event()
+        io.post(done.set)
+        assert done.wait(WAIT_S)
+    assert places >= 3
