@@ -1,8 +1,8 @@
 """Is the peer there, and does it hear us? Decided by conversation alone.
 
 What counts is *proof*: a sign that the peer heard something we sent: an answer to our ping, an
-acknowledgement that advances, or a ping whose token moved on (the peer moves on only when it has our answer
-to the one before). Anything else it sends proves one direction only, and a one-way path is a loss on both
+acknowledgement that advances, or a ping with the token after the last one (the peer moves on by one only when
+it has our answer). Anything else it sends proves one direction only, and a one-way path is a loss on both
 sides.
 
 All shares are of the liveness limit, so a shorter limit keeps the proportions: 5 s gives pings after 1 s when
@@ -88,9 +88,9 @@ class Liveness:
     def pinged(self, token: int, now: float) -> None:
         """The peer's ping came; it is to be answered with the same token."""
         if token > self._their_token:
-            advanced = self._their_token > 0
+            answered = 0 < self._their_token == token - 1  # it skips some after a stall
             self._their_token = token
-            if advanced:
+            if answered:
                 self.progressed(now)
 
     def ponged(self, token: int, now: float) -> float | None:
@@ -130,7 +130,7 @@ class Liveness:
 
     def stalled(self, now: float) -> None:
         """This process itself stood still: declare nobody lost, and believe nothing that is older."""
-        self.ping_token += 1  # an answer to the ping before may still lie in a socket
+        self.ping_token += 2  # an answer to the ping before may still lie in a socket; by two: it is no proof
         self.is_confirming = True
         self._proven_at = now
         self._pinged_at = self._first_pinged_at = None

@@ -185,11 +185,39 @@ def test_an_answer_to_nothing_is_no_proof() -> None:
 
 def test_a_ping_is_proof_only_when_its_token_has_moved_on() -> None:
     liveness = fresh()
-    for token, proves in ((4, False), (4, False), (3, False), (5, True), (5, False), (9, True), (0, False)):
+    tokens = (
+        (4, False),
+        (4, False),
+        (3, False),
+        (5, True),
+        (5, False),
+        (6, True),
+        (8, False),
+        (9, True),
+        (0, False),
+    )
+    for token, proves in tokens:
         before = liveness.unproven_s(1.0)
         liveness.pinged(token, 1.0)
         assert (liveness.unproven_s(1.0) == 0) is (proves or before == 0)
         liveness.progressed(0.0)  # back to where it was
+
+
+def test_the_first_ping_is_no_proof_whatever_its_token() -> None:
+    for token in (1, 2, 7):
+        liveness = fresh()
+        liveness.pinged(token, 1.0)
+        assert liveness.unproven_s(1.0) == 1.0
+
+
+def test_a_ping_after_a_stall_of_the_peer_is_no_proof() -> None:
+    one, other = fresh(eager=True), fresh(eager=False)
+    one.expire(2.0)
+    other.pinged(one.ping_token, 2.0)  # the answer never arrives
+    one.stalled(9.0)
+    one.expire(9.0)
+    other.pinged(one.ping_token, 9.0)
+    assert other.unproven_s(9.0) == 9.0
 
 
 # A stall of this process

@@ -300,6 +300,18 @@ def test_the_deadline_of_a_stuck_link_is_kept() -> None:
     assert near.links_to_cut == []
 
 
+def test_a_link_that_answers_pings_and_acknowledges_nothing_is_stuck_all_the_same() -> None:
+    talk = Talk()
+    talk.near.send(b"stuck")
+    near = talk.near.session
+    near.next_packet(1, talk.now)
+    near.expire(101.0)
+    near.receive(1, packet(wire.Pong(1)), 30, 102.0)
+    assert near.next_deadline() == 102.5
+    near.expire(102.5)
+    assert len(near.links_to_cut) == 1
+
+
 def test_a_link_that_makes_progress_is_kept() -> None:
     talk = Talk()
     for _ in range(5):
