@@ -305,6 +305,7 @@ def test_a_link_that_answers_pings_and_acknowledges_nothing_is_stuck_all_the_sam
     talk.near.send(b"stuck")
     near = talk.near.session
     near.next_packet(1, talk.now)
+    assert near.next_deadline() == 101.0
     near.expire(101.0)
     near.receive(1, packet(wire.Pong(1)), 30, 102.0)
     assert near.next_deadline() == 102.5
