@@ -18,11 +18,11 @@ class Budget:
         """Bytes promised now."""
         self._starved: dict[Callable[[], None], None] = {}
 
-    def reserve(self, byte_count: int) -> bool:
-        """Promise that many more; False, and nothing promised, where a budget is spent."""
-        if self.reserved + byte_count > self._bytes_max:
+    def reserve(self, byte_count: int, keep: int = 0) -> bool:
+        """Promise that many more if ``keep`` bytes stay free; False, and nothing promised, otherwise."""
+        if self.reserved + byte_count + keep > self._bytes_max:
             return False
-        if self._parent is not None and not self._parent.reserve(byte_count):
+        if self._parent is not None and not self._parent.reserve(byte_count, keep):
             return False
         self.reserved += byte_count
         return True

@@ -208,7 +208,9 @@ class Peering:
         for link in list(self.links.values()):
             if link is spared:
                 continue
-            if farewell is not None and link.phase in (LinkPhase.READY, LinkPhase.ADMISSION):
+            if farewell is not None and (
+                link.phase is not LinkPhase.INFO or farewell.code == wire.Farewell.LEFT
+            ):
                 word = wire.encode_packet(0, 0, (wire.encode_control(farewell),))
                 self._host.end_link(link, word, now)
             else:

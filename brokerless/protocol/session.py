@@ -126,6 +126,7 @@ class Session:
         self._held_bytes = 0
         self._oversized: deque[Stream | Singles] = deque()
         self._granted: Stream | Singles | None = None
+        self._granting = False
         self._timers: Timers[Stream | Singles] = Timers()
         self._offered: set[int] = set()
         self._lower = local < remote
@@ -429,7 +430,10 @@ class Session:
 
     def reserve(self, byte_count: int) -> bool:
         """Enlarge what the peer may have unconsumed here; False when the budget is spent."""
-        return self._budget.reserve(byte_count)
+        # A window grows only while the largest message would still fit: windows are not given back while
+        # their streams live, and an oversized grant that waits for them would wait for good.
+        keep = 0 if self._granting else self.limits.message_bytes_max
+        return self._budget.reserve(byte_count, keep)
 
     def release(self, byte_count: int) -> None:
         """Give that back."""
@@ -456,7 +460,10 @@ class Session:
     def _grant_oversized(self) -> None:
         if self._granted is not None or not self._oversized:
             return
-        if self._oversized[0].grant_oversized():
+        self._granting = True
+        granted = self._oversized[0].grant_oversized()
+        self._granting = False
+        if granted:
             self._granted = self._oversized.popleft()
         else:
             self._budget.when_freed(self._grant_oversized)

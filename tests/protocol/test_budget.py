@@ -63,3 +63,46 @@ def test_conserved_whatever_comes(steps: list[tuple[int, int, bool]]) -> None:
             held[owner] += byte_count * fits
         assert [budget.reserved for budget in budgets] == held
         assert everybody.reserved == sum(held)
+
+
+def test_who_was_refused_hears_once_when_something_is_given_back_anywhere() -> None:
+    everybody = Budget(100)
+    one, other = Budget(100, everybody), Budget(100, everybody)
+    assert one.reserve(100)
+    calls: list[str] = []
+    other.when_freed(lambda: calls.append("other"))
+    one.release(10)
+    assert calls == ["other"]
+    one.release(10)
+    assert calls == ["other"]
+
+
+def test_who_asks_twice_is_called_once_and_may_ask_again() -> None:
+    budget = Budget(100)
+    assert budget.reserve(100)
+    calls: list[int] = []
+
+    def retry() -> None:
+        calls.append(budget.reserved)
+        if not budget.reserve(30):
+            budget.when_freed(retry)
+
+    budget.when_freed(retry)
+    budget.when_freed(retry)
+    budget.release(20)
+    assert calls == [80]
+    budget.release(20)
+    assert calls == [80, 60]
+    assert budget.reserved == 90
+    budget.release(90)
+    assert calls == [80, 60]
+
+
+def test_what_is_kept_for_others_is_not_given() -> None:
+    everybody = Budget(150)
+    one, other = Budget(100, everybody), Budget(100, everybody)
+    assert not one.reserve(61, keep=40)
+    assert one.reserve(60, keep=40)
+    assert not other.reserve(60, keep=40)  # of everybody's too
+    assert other.reserve(50, keep=40)
+    assert one.reserve(40)

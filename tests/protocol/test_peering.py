@@ -405,15 +405,19 @@ def test_who_is_lost_may_join_again() -> None:
     assert host.told == [(PeerLeft, LossReason.LEFT), (PeerJoined, PeerState.ALIVE)]
 
 
-def test_a_last_word_goes_to_whoever_can_make_something_of_it() -> None:
+@pytest.mark.parametrize("code", [wire.Farewell.LEFT, wire.Farewell.SUPERSEDED])
+def test_a_last_word_goes_to_whoever_can_make_something_of_it(code: wire.Farewell) -> None:
     host = Host()
     ready = host.joined()
     greeting, asked = host.link(), host.link()
     asked.phase = LinkPhase.ADMISSION
-    goodbye = wire.Goodbye(wire.Farewell.LEFT, "closing")
+    goodbye = wire.Goodbye(code, "closing")
     host.peering.end(LossReason.LEFT, PeerLost(reason="left"), 100.0, goodbye)
-    assert host.last_words == [(ready.id, goodbye), (asked.id, goodbye)]
-    assert [number for number, _ in host.cuts] == [greeting.id]
+    # Our INFO has gone out on the link that is being greeted: its peer may count us as joined. It may also
+    # be the one who supersedes another, and must not hear that it is superseded itself.
+    told = [ready.id, greeting.id, asked.id] if code is wire.Farewell.LEFT else [ready.id, asked.id]
+    assert host.last_words == [(number, goodbye) for number in told]
+    assert [number for number, _ in host.cuts] == [] if greeting.id in told else [greeting.id]
     assert host.calls == ["disconnected"]
     host.peering.end(LossReason.LEFT, PeerLost(reason="left"), 100.0, goodbye)  # nothing is left to end
     assert host.told == [(PeerLeft, LossReason.LEFT)]

@@ -38,6 +38,7 @@ from brokerless.protocol.session import (
     SessionState,
 )
 from brokerless.protocol.stream_state import UNTAKEN
+from brokerless.testing.simulation import SimNetwork
 from tests.protocol.talk import HIGHER, LOWER, Side, Talk, frames, packet
 
 if TYPE_CHECKING:
@@ -1159,3 +1160,23 @@ def test_addresses_decide_who_is_the_lower() -> None:
     talk = Talk()
     assert talk.near.session.remote == HIGHER
     assert talk.far.session.remote == LOWER
+
+
+def test_windows_that_have_grown_leave_room_for_the_largest_message() -> None:
+    limits = Limits(
+        message_bytes_max=MIB,
+        stream_window_bytes=256 * KIB,
+        peer_memory_bytes_max=2 * MIB,
+        memory_bytes_max=4 * MIB,
+    )
+    network = SimNetwork(1)
+    near, far = network.pair(limits)
+    streams = [near.open_stream(far) for _ in range(20)]
+    for stream in streams:
+        for _ in range(40):  # ten windows each, consumed at once: all would grow if they might
+            network.run_until(lambda stream=stream: stream.room >= 64 * KIB)
+            stream.send(bytes(64 * KIB))
+    network.run(1.0)
+    network.run_until(lambda: streams[0].room >= MIB)
+    streams[0].send(bytes(MIB))
+    network.run_until(lambda: any(len(got) == 41 for got in far.received.values()), limit_s=5.0)
