@@ -102,7 +102,7 @@ def _bind_ipc(socket: zmq.Socket[bytes], directory: Path) -> str:
     path = str(directory / secrets.token_hex(8))
     if len(os.fsencode(path)) > IPC_PATH_BYTES_MAX:
         raise ConfigError(
-            f"ipc_directory: {directory} is too long a path for sockets", hint="choose a shorter one"
+            f"directory: {directory} is too long a path for sockets", hint="choose a shorter directory="
         )
     options.set_place(socket, "")
     try:
