@@ -81,6 +81,7 @@ class NodeCore:
         self._budget = Budget(limits.memory_bytes_max)
         self._peers: dict[Address, Peering] = {}
         self._links: dict[int, Link] = {}
+        self._links_with: dict[Address, dict[int, Link]] = {}  # the same, by who is at the other end
         self._timers: Timers[Address | int] = Timers()  # of sessions by address, of links by number
         self._touched: set[Address] = set()
         self._sendable: dict[int, None] = {}  # an ordered set: who asked first goes first
@@ -192,7 +193,8 @@ class NodeCore:
         handshake = Handshake(
             role, mesh_key=self._mesh_key, local=self.address, remote=remote, versions=self._versions
         )
-        self._links[number] = Link(number, remote, phase, handshake, endpoint)
+        link = self._links[number] = Link(number, remote, phase, handshake, endpoint)
+        self._links_with.setdefault(remote, {})[number] = link
         self._timers.set(number, now + self.limits.handshake_timeout_s)
 
     def link_closed(self, link: int, reason: str, now: float) -> None:
@@ -203,6 +205,9 @@ class NodeCore:
 
     def _forget_link(self, link: Link, now: float) -> None:
         del self._links[link.id]
+        del self._links_with[link.remote][link.id]
+        if not self._links_with[link.remote]:
+            del self._links_with[link.remote]
         self._timers.remove(link.id)
         self._sendable.pop(link.id, None)
         peering = self._peers.get(link.remote)
@@ -448,9 +453,8 @@ class NodeCore:
         """Change what every peer is told of this node."""
         self.name, self.metadata = name, metadata
         for peering in self._peers.values():
-            for link in peering.links.values():
-                if link.phase is LinkPhase.READY:
-                    peering.announce(link, now)
+            for link in peering.links.values():  # each has been told once already
+                peering.announce(link, now)
 
     def leave(self, deadline: float | None) -> None:
         """Close every stream, draining until ``deadline``; wait for ``is_drained``, then ``farewell``."""
@@ -578,7 +582,7 @@ class NodeCore:
         if link.endpoint:
             self.roster.dial_succeeded(link.remote, link.endpoint)
         self.roster.connected(link.remote)
-        for other in [other for other in self._links.values() if other.remote == link.remote]:
+        for other in list(self._links_with[link.remote].values()):
             needless = other.endpoint and other.phase not in (LinkPhase.READY, LinkPhase.ENDING)
             older = other.phase is LinkPhase.READY and self.address < link.remote
             if other is not link and (needless or older):

@@ -303,7 +303,7 @@ class SimNetwork:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._steps_now = 0
         self._count = 0
-        self._parted: set[frozenset[SimNode]] = set()
+        self._parted: set[tuple[SimNode, SimNode]] = set()  # from, to
         self._lingering: dict[SimLink, None] = {}  # cut, and the news of it still under way
 
     def number(self) -> int:
@@ -370,7 +370,7 @@ class SimNetwork:
             else:
                 sender = link.other(node)
                 items = link.ways[sender].items
-                is_held = link.is_frozen or self.is_parted(node, sender)
+                is_held = link.is_frozen or self.is_parted(sender, node)
                 for _ in range(self.random.randint(0, len(items))):
                     if is_held or items[-1][0] > self.now:
                         items.pop()
@@ -390,18 +390,20 @@ class SimNetwork:
         if not frozen:
             self.arrive_again()
 
-    def part(self, one: SimNode, other: SimNode) -> None:
-        """Let nothing pass between two nodes, and no new link be made."""
-        self._parted.add(frozenset((one, other)))
+    def part(self, one: SimNode, other: SimNode, *, one_way: bool = False) -> None:
+        """Let nothing pass between two nodes, or only from ``other`` to ``one``, and no new link be made."""
+        self._parted.add((one, other))
+        if not one_way:
+            self._parted.add((other, one))
 
     def heal(self) -> None:
         """Undo all partitions. Connections that lived through them go on."""
         self._parted.clear()
         self.arrive_again()
 
-    def is_parted(self, one: SimNode, other: SimNode) -> bool:
-        """True when nothing passes between the two."""
-        return frozenset((one, other)) in self._parted
+    def is_parted(self, sender: SimNode, receiver: SimNode) -> bool:
+        """True when nothing passes from the one to the other."""
+        return (sender, receiver) in self._parted
 
     def forge(self, link: SimLink, sender: SimNode, message: bytes) -> None:
         """Put a message on its way as if the sender had sent it."""
@@ -424,7 +426,7 @@ class SimNetwork:
     def _connect(self, link: SimLink, target: SimNode) -> None:
         if link.is_cut:
             return
-        if self.is_parted(link.dialler, target):
+        if self.is_parted(link.dialler, target) or self.is_parted(target, link.dialler):
             self.at(self.now + CONNECT_AGAIN_S, lambda: self._connect(link, target))
         elif target.is_running:
             self.links.append(link)

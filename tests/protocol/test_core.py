@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,6 +39,7 @@ from brokerless.protocol.core import ADMIT_HELD_BYTES_MAX, LAST_WORD_S, NodeCore
 from brokerless.protocol.handshake import Handshake, Refusal, Refuse, Role, decode
 from brokerless.protocol.stream_state import UNTAKEN
 from brokerless.testing.simulation import SimNetwork, SimNode
+from tests.protocol.operations import calls_of
 
 if TYPE_CHECKING:
     from brokerless.protocol.session import Session
@@ -139,17 +141,8 @@ class Remote:
         return self
 
     def info(self, epoch: int = 1, boot: int = 1000, **fields: Any) -> Remote:
-        known = {
-            "boot": boot,
-            "epoch": epoch,
-            "message_bytes_max": 2**20,
-            "stream_credit": 2**16,
-            "single_credit": 2**16,
-            "streams_max": 100,
-            "liveness_ms": 5000,
-            "name": "them",
-        }
-        return self.say(wire.encode_info(wire.Info(**{**known, **fields})))
+        told = {**_fields(), "boot": boot, "epoch": epoch, "name": "them", **fields}
+        return self.say(wire.encode_info(wire.Info(**told)))
 
     def join(self, **fields: Any) -> Remote:
         return self.greet().info(**fields)
@@ -545,6 +538,18 @@ def test_who_breaks_the_rules_is_expelled_with_the_reason_and_nobody_else(fault:
         node.core.send(b"", THEM, Reliability.RELIABLE, 0, None, node.now)
 
 
+def _fields() -> dict[str, Any]:
+    return {
+        "boot": 1000,
+        "epoch": 1,
+        "message_bytes_max": 2**20,
+        "stream_credit": 2**16,
+        "single_credit": 2**16,
+        "streams_max": 100,
+        "liveness_ms": 5000,
+    }
+
+
 # Who is known
 
 
@@ -647,6 +652,19 @@ def test_passers_by_cost_no_memory(stage: str) -> None:
     assert node.core.peers == ()
     assert node.core._peers == {}
     assert node.core.roster.addresses == ()
+
+
+def test_the_thousandth_peer_costs_as_the_twentieth() -> None:
+    node = Node()
+    costs = []
+    for number in range(1_000):
+        remote = Remote(node, Address(number.to_bytes(32, "big")))
+        remote.greet()
+        info = _encoded(0, 0, (wire.encode_info(wire.Info(**_fields())),))
+        node.turn()
+        costs.append(calls_of(partial(remote.raw, info)))
+    assert node.core.stats().peers == 1_000
+    assert costs[999] <= costs[19] + 2
 
 
 def test_what_waits_for_somebody_who_passed_by_ends_in_time() -> None:
@@ -1053,6 +1071,27 @@ def test_a_partition_is_noticed_by_both_and_heals(seed: int) -> None:
     for node in (lower, higher):
         assert len(node.of_type(PeerJoined)) == 2
     assert higher.singles == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("deaf", ["lower", "higher"])
+def test_a_way_that_is_one_way_is_a_loss_on_both_sides(seed: int, deaf: str) -> None:
+    network = SimNetwork(seed)
+    lower, higher = network.pair()
+    network.run(network.random.random() * 5)
+    parted_at = network.now
+    sender, receiver = (higher, lower) if deaf == "lower" else (lower, higher)
+    network.part(sender, receiver, one_way=True)
+    for turn in range(30):  # the other way is open, and busy
+        receiver.send(b"%d" % turn, to=sender)
+        network.run(0.1)
+    network.run_until(lambda: bool(lower.of_type(PeerLeft) and higher.of_type(PeerLeft)))
+    assert network.now - parted_at <= T + 0.5 * T
+    network.heal()
+    network.run(10.0)
+    for node in (lower, higher):
+        assert len(node.of_type(PeerJoined)) == 2
+        assert len(node.of_type(PeerLeft)) == 1
 
 
 @pytest.mark.parametrize("seed", range(10))

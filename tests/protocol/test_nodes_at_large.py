@@ -7,7 +7,7 @@ import pytest
 from brokerless.config import Limits
 from tests.protocol.turmoil import SMALL, Turmoil
 
-EVERYTHING = ("cut", "cut_all", "freeze", "part", "pause", "crash", "rename")
+EVERYTHING = ("cut", "cut_all", "freeze", "part", "part_one_way", "pause", "crash", "rename")
 LINKS_ONLY = ("cut", "cut_all", "rename")
 
 

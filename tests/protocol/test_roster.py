@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,9 +21,7 @@ from brokerless.protocol.roster import (
     YIELD_S,
     Roster,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.protocol.operations import calls_of
 
 LOCAL = Address(b"\x80" * 32)
 LOWER = Address(b"\x10" * 32)
@@ -469,23 +466,6 @@ def test_a_flood_of_records_is_bounded() -> None:
     assert roster.learn(peer(7), "test", (OTHER_TCP,), 2, NOW)  # who is in stays in
     assert not roster.learn(peer(7), "test", (), 2, NOW)
     assert roster.learn(peer(999), "test", (TCP,), 1, NOW)  # and makes room
-
-
-def calls_of(action: Callable[[], object]) -> int:
-    """Count the calls, of Python and of C functions, that an action makes."""
-    count = 0
-
-    def profile(frame: object, event: str, argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        action()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 @pytest.mark.parametrize("eager", [64, 4_096])

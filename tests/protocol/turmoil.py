@@ -340,6 +340,10 @@ class Turmoil:
         self.network.part(*self.random.sample(self.nodes, 2))
         self._later(self.network.heal)
 
+    def part_one_way(self) -> None:
+        self.network.part(*self.random.sample(self.nodes, 2), one_way=True)
+        self._later(self.network.heal)
+
     def pause(self) -> None:
         node = self.choice(self.nodes)
         if node.is_running and node.paused_since is None:
