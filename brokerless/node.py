@@ -24,7 +24,7 @@ from brokerless.private_files import make_private_directory
 from brokerless.protocol import actions, wire
 from brokerless.protocol.core import NodeCore
 from brokerless.pump import Pump
-from brokerless.transport import Transport
+from brokerless.transport import Transport, fits_ipc
 from brokerless.trust import MeshTrust, mesh_key, private_directory
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ class Node:
         self._transport = Transport(
             self._identity, self._pump, limits=config.limits, packet_bytes_max=wire.PACKET_BYTES_MAX
         )
-        ipc_directory = make_private_directory(directory / "ipc")
-        self._endpoints = await self._transport.start(self._hosts, config.port, ipc_directory)
+        place = _ipc_directory(directory)
+        self._endpoints = await self._transport.start(self._hosts, config.port, place)
         self._pump.start(loop, self._transport)
         await self._start_discoveries(directory)
 
@@ -150,7 +150,9 @@ class Node:
 
         def derive() -> tuple[MeshTrust, Path]:
             # Keys first: a passphrase costs 0.1 s of hashing, and files may be slow; not on the loop.
-            given = None if config.directory is None else make_private_directory(Path(config.directory))
+            given = config.directory
+            if given is not None:  # absolute, since others have to find what is in it
+                given = make_private_directory(Path(given).absolute())
             trust = mesh_key(config.mesh, config.secret, config.trust, given)
             return trust, given or private_directory()
 
@@ -464,3 +466,10 @@ class Node:
         if self._core is not None and self._pump is not None and not self._closed:
             self._core.admitted(link, refusal, self._pump.now())
             self._pump.wake()
+
+
+def _ipc_directory(directory: Path) -> Path | None:
+    """Where sockets within the host are: with the rest, or, if that is too long a path, in the user's own."""
+    if not fits_ipc(directory / "ipc"):
+        directory = private_directory()
+    return make_private_directory(directory / "ipc") if fits_ipc(directory / "ipc") else None

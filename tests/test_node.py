@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ifaddr
@@ -43,7 +45,6 @@ from tests.witness import LOOPBACK, Log, Mesh, Witness, reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from brokerless import Beacon, Hint
 
@@ -79,6 +80,34 @@ async def test_on_the_same_host_they_meet_by_ipc(tmp_path: Path) -> None:
         first, second = await mesh.pair()
         paths = {node.of(PeerJoined)[0].peer.path.reliable for node in (first, second)}
         assert paths == {ReliablePath.IPC}
+
+
+async def test_a_directory_may_be_named_from_where_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with Mesh(tmp_path) as mesh:
+        first, second = await mesh.pair(directory="bus")
+        assert first.node.peer(second.address).path.reliable is ReliablePath.IPC
+
+
+async def test_where_the_directory_is_too_long_a_path_for_sockets_they_are_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("d" * 100)
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", short)
+        async with Mesh(tmp_path) as mesh:
+            first, second = await mesh.pair(directory=long)
+            assert first.node.peer(second.address).path.reliable is ReliablePath.IPC
+            assert len(files(Path(short) / "dittobus" / "ipc")) == 2
+            longer = tmp_path / ("e" * 100)  # where that is too long as well, TCP serves
+            longer.mkdir()
+            monkeypatch.setenv("XDG_RUNTIME_DIR", str(longer))
+            third = await mesh.start("third", directory=long)
+            await third.joined(first, second)
+            assert third.node.peer(first.address).path.reliable is not ReliablePath.NONE
+        assert files(Path(short)) == []
 
 
 async def test_a_ticket_that_only_one_side_has_joins_both(tmp_path: Path) -> None:

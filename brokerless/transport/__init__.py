@@ -7,7 +7,8 @@ never mended, and what was under way when it broke is gone: sessions are the bus
 
 from __future__ import annotations
 
+from brokerless.transport.binding import fits_ipc
 from brokerless.transport.links import LinkSink
 from brokerless.transport.transport import Transport
 
-__all__ = ["LinkSink", "Transport"]
+__all__ = ["LinkSink", "Transport", "fits_ipc"]

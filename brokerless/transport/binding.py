@@ -23,6 +23,9 @@ PORT_ATTEMPTS = 16
 IPC_PATH_BYTES_MAX = 103
 """``sun_path`` holds 104 bytes with its terminator on macOS, 108 on Linux."""
 
+IPC_NAME_BYTES = 16
+"""64 random bits in hexadecimal: nobody meets another's by chance."""
+
 EVERYWHERE = "*"
 """All addresses of this machine, of IPv6 too where there is IPv6."""
 
@@ -98,9 +101,14 @@ def _bind_host(socket: zmq.Socket[bytes], host: str, port: int) -> str:
     return _bind_endpoint(socket, f"tcp://{_bracketed(host)}:{port or '*'}")
 
 
+def fits_ipc(directory: Path) -> bool:
+    """True if a path in that directory is short enough for a socket."""
+    return len(os.fsencode(directory)) + 1 + IPC_NAME_BYTES <= IPC_PATH_BYTES_MAX
+
+
 def _bind_ipc(socket: zmq.Socket[bytes], directory: Path) -> str:
-    path = str(directory / secrets.token_hex(8))
-    if len(os.fsencode(path)) > IPC_PATH_BYTES_MAX:
+    path = str(directory / secrets.token_hex(IPC_NAME_BYTES // 2))
+    if not fits_ipc(directory):
         raise ConfigError(
             f"directory: {directory} is too long a path for sockets", hint="choose a shorter directory="
         )

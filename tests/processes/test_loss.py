@@ -154,6 +154,7 @@ async def test_a_process_stopped_beyond_the_limit_finds_itself_expelled(
             assert [len(process.heard(event)) for event in ("joined", "left")] == [2, 1]
 
 
+@pytest.mark.timeout(90)  # five interpreters start one after the other, and five times one is waited out
 async def test_ten_losses_in_a_row_each_end_in_a_new_beginning(tmp_path: Path) -> None:
     """Killed and started again, stopped and continued, in turns, while the other keeps sending."""
     limit_s = 0.8
