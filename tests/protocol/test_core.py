@@ -29,6 +29,7 @@ from brokerless.model import (
     PeerLeft,
     PeerState,
     Reliability,
+    ReliablePath,
     SendDone,
     StreamEnded,
     StreamOffered,
@@ -110,6 +111,7 @@ class Remote:
         dialled: bool = False,
         mesh_key: bytes = KEY,
         versions: tuple[int, ...] = (1,),
+        is_local: bool = False,
     ) -> None:
         self.node = node
         self.address = address
@@ -123,7 +125,7 @@ class Remote:
         if dialled:
             node.core.dialled(self.link, address, PLACE, node.now)
         else:
-            node.core.link_opened(self.link, address, node.now)
+            node.core.link_opened(self.link, address, node.now, is_local)
 
     def raw(self, data: bytes) -> None:
         self.node.core.link_message(self.link, data, self.node.now)
@@ -849,15 +851,15 @@ def test_accepting_answers_with_metadata() -> None:
     assert [frame.metadata for frame in remote.heard()] == [b"reply"]
 
 
-def test_a_new_name_is_told_on_links_that_are_ready() -> None:
+def test_a_new_name_is_told_to_all_who_have_heard_the_old_one() -> None:
     node = Node(name="before")
     ready, greeting = Remote(node).join(), Remote(node, OTHERS[0]).greet()
     ready.heard()
     greeting.heard()
     node.core.announce("after", b"meta", node.now)
-    (info,) = ready.heard()
-    assert (info.name, info.metadata) == ("after", b"meta")
-    assert greeting.heard() == []
+    for remote in (ready, greeting):
+        (info,) = remote.heard()
+        assert (info.name, info.metadata) == ("after", b"meta")
 
 
 def test_a_newer_process_with_our_identity_is_obeyed() -> None:
@@ -865,6 +867,21 @@ def test_a_newer_process_with_our_identity_is_obeyed() -> None:
     Remote(node).join().say(wire.Goodbye(wire.Farewell.SUPERSEDED, "a newer process has this identity"))
     assert node.of_type(Superseded) == [Superseded()]
     assert [event.reason for event in node.of_type(PeerLeft)] == [LossReason.EXPELLED]
+
+
+def test_a_link_within_the_host_is_seen_in_the_path() -> None:
+    for is_local, path in ((True, ReliablePath.IPC), (False, ReliablePath.TCP)):
+        node = Node()
+        remote = Remote(node, is_local=is_local).join()
+        assert node.core.peers[0].path.reliable is path
+        assert node.session().links == (remote.link,)
+
+
+def test_a_deadline_that_comes_nearer_wakes_the_shell() -> None:
+    node = Node()
+    before = node.wakes
+    node.core.touch(THEM)
+    assert node.wakes == before + 1
 
 
 def test_whoever_waits_is_woken() -> None:
@@ -961,6 +978,7 @@ def test_farewell_ends_everything_that_was_not_drained() -> None:
     node.core.learn(OTHERS[0], "test", (PLACE,), 1, node.now)
     node.core.send(b"data", OTHERS[0], Reliability.RELIABLE, 0, None, node.now)
     node.core.farewell(node.now)
+    node.core.farewell(node.now)  # one is enough
     assert remote.heard() == [wire.Goodbye(wire.Farewell.LEFT, "")]
     unknown, waiting = (done.error for done in node.of_type(SendDone))
     assert isinstance(unknown, DeliveryUnknown)
