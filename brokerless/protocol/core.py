@@ -280,8 +280,6 @@ class NodeCore:
 
     def _packet(self, link: Link, data: bytes, now: float) -> None:
         packet = wire.decode_packet(data)
-        if link.phase is LinkPhase.INFO and not (packet.number == 0 and packet.frames):
-            return  # of a session that ended while this was under way
         self._peering(link.remote).packet(link, packet, len(data), now)
 
     def _hold(self, link: Link, data: bytes, now: float) -> None:
@@ -359,7 +357,6 @@ class NodeCore:
                     self._link_expired(self._links[key], now)
             elif (peering := self._peers.get(key)) is not None:
                 peering.expire(now)
-                self._touched.add(key)
                 self._prune(key)
         for address, endpoint in self.roster.plan(now):
             if not self._leaving or self._is_awaited(address):

@@ -288,7 +288,7 @@ class Peering:
         self._host.touch(self.address)
 
     def packet(self, link: Link, packet: wire.Packet, size: int, now: float) -> None:
-        """A packet came on a ready link. Raises ``RemoteProtocolError``."""
+        """A packet came on a link that has proven itself. Raises ``RemoteProtocolError``."""
         if packet.number == 0:
             for frame in packet.frames:
                 if isinstance(frame, wire.Info):
@@ -296,6 +296,7 @@ class Peering:
                 elif isinstance(frame, wire.Goodbye):
                     self._goodbye(frame, now)
                     return
+        # On any other link it is of a session that ended while this was under way.
         if link.phase is LinkPhase.READY and self.session is not None:
             self.session.receive(link.id, packet, size, now)
             self.settle(now)
