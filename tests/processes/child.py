@@ -139,6 +139,9 @@ class Application:
             case "close":
                 say("closed", acknowledged=await self.node.close(order.get("timeout", 5.0)))
                 self.is_running = False
+            case "block":  # as a callback that takes its time does
+                say("blocking")
+                time.sleep(order["seconds"])  # noqa: ASYNC251
             case "exit":  # without a word to the node
                 say("exiting")
                 self.is_running = False

@@ -12,6 +12,7 @@ import pytest
 from tests.processes.processes import Process, Processes
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 pytestmark = [
@@ -25,12 +26,17 @@ NOISE = 3
 """How many times longer a promise of time may take on a machine that does other things."""
 
 
-async def stopped_for(process: Process, seconds: float) -> float:
-    """Stop a process for that long; return when it went on."""
+async def stop_for(process: Process, seconds: float) -> float:
+    """Stop a process for that long; return when it will go on."""
     process.signal(signal.SIGSTOP)
-    await asyncio.sleep(seconds)  # it is the time that is being tested
-    process.signal(signal.SIGCONT)
-    return time.monotonic()
+    asyncio.get_running_loop().call_later(seconds, process.signal, signal.SIGCONT)
+    return time.monotonic() + seconds
+
+
+async def block_for(process: Process, seconds: float) -> float:
+    """Let a process block its loop for that long; return when it will go on."""
+    process.do("block", seconds=seconds)
+    return float((await process.says("blocking"))["at"]) + seconds
 
 
 async def stream_between(opener: Process, acceptor: Process, name: str = "x") -> int:
@@ -118,9 +124,16 @@ async def test_a_peer_that_restarts_is_one_loss_and_one_arrival(tmp_path: Path) 
         assert again.heard("messages") == []
 
 
-@pytest.mark.parametrize("own_limit_s", [LIVENESS_S, 5.0], ids=["same-limit", "longer-limit-of-its-own"])
-async def test_a_process_stopped_beyond_the_limit_finds_itself_expelled(
-    tmp_path: Path, own_limit_s: float
+@pytest.mark.parametrize(
+    ("stand_still", "own_limit_s"),
+    [
+        pytest.param(stop_for, LIVENESS_S, id="stopped"),
+        pytest.param(stop_for, 5.0, id="stopped-with-a-longer-limit-of-its-own"),
+        pytest.param(block_for, LIVENESS_S, id="loop-blocked"),
+    ],
+)
+async def test_a_process_that_stood_still_beyond_the_limit_finds_itself_expelled(
+    tmp_path: Path, stand_still: Callable[[Process, float], Awaitable[float]], own_limit_s: float
 ) -> None:
     async with Processes(tmp_path) as processes:
         sleeper = await processes.start("sleeper", limits={"liveness_s": own_limit_s})
@@ -128,8 +141,7 @@ async def test_a_process_stopped_beyond_the_limit_finds_itself_expelled(
         await sleeper.says("joined")
         await other.says("joined")
         stream = await stream_between(sleeper, other)
-        stopping = asyncio.create_task(stopped_for(sleeper, 1.8 * LIVENESS_S))
-        await asyncio.sleep(0)
+        wakes_at = await stand_still(sleeper, 1.8 * LIVENESS_S)
         other.do("send", to=sleeper.address, data="stale")
         sent = await other.says("sent")
         ended = await other.says("ended", stream=stream)
@@ -137,14 +149,13 @@ async def test_a_process_stopped_beyond_the_limit_finds_itself_expelled(
         assert (await other.says("left"))["reason"] == "silent"
         done = await other.says("done", id=sent["id"])
         assert (done["error"], done["cause"]) == ("DeliveryUnknown", "PeerLost")
-        woken_at = await stopping
         # It tells nobody lost by its own judgement: it learns that it was given up, and joins anew.
         ended = await sleeper.says("ended", stream=stream)
         assert (ended["error"], ended["reason"]) == ("PeerLost", "expelled")
         assert (await sleeper.says("left"))["reason"] == "expelled"
         rejoined = await sleeper.until(lambda: sleeper.heard("joined")[1:])
         await other.until(lambda: other.heard("joined")[1:])
-        print(f"joined anew {rejoined[0]['at'] - woken_at:.3f} s after waking")
+        print(f"joined anew {rejoined[0]['at'] - wakes_at:.3f} s after waking")
         other.do("send", to=sleeper.address, data="fresh")
         await sleeper.says("message", data="fresh")
         assert sleeper.heard("message", data="stale") == []
@@ -152,6 +163,21 @@ async def test_a_process_stopped_beyond_the_limit_finds_itself_expelled(
         assert (await sleeper.says("stats"))["stale"] >= 1
         for process in (sleeper, other):
             assert [len(process.heard(event)) for event in ("joined", "left")] == [2, 1]
+
+
+async def test_a_process_stopped_for_more_than_half_the_limit_asks_and_goes_on(tmp_path: Path) -> None:
+    async with Processes(tmp_path, limits={"liveness_s": 2.0}) as processes:
+        sleeper, other = await processes.pair()
+        stream = await stream_between(sleeper, other)
+        await stop_for(sleeper, 1.2)
+        other.do("send", to=sleeper.address, data="kept")
+        await sleeper.says("message", data="kept")
+        assert (await other.says("done"))["error"] is None
+        sleeper.do("flood", stream=stream)
+        await other.says("messages", stream=stream)
+        for process in (sleeper, other):
+            assert process.heard("left") == []
+        assert len(sleeper.heard("message")) == 1
 
 
 @pytest.mark.timeout(90)  # five interpreters start one after the other, and five times one is waited out
@@ -170,7 +196,7 @@ async def test_ten_losses_in_a_row_each_end_in_a_new_beginning(tmp_path: Path) -
             survivor.do("flood", stream=stream)
             await victim.says("messages", stream=stream)
             if cycle % 2:
-                await stopped_for(victim, 1.4 * limit_s)
+                await stop_for(victim, 1.4 * limit_s)
                 await victim.says("left", reason="expelled")
             else:
                 await victim.end(signal.SIGKILL)
@@ -189,9 +215,9 @@ async def test_a_process_stopped_for_less_than_half_the_limit_is_missed_by_nobod
         stream = await stream_between(other, sleeper)
         other.do("flood", stream=stream)
         await sleeper.until(lambda: len(sleeper.heard("messages")) > 20)
-        woken_at = await stopped_for(sleeper, 0.4)
+        wakes_at = await stop_for(sleeper, 0.4)
         await sleeper.until(
-            lambda: [said for said in sleeper.heard("messages") if said["at"] > woken_at][20:]
+            lambda: [said for said in sleeper.heard("messages") if said["at"] > wakes_at][20:]
         )
         other.do("finish", stream=stream)
         sleeper.do("finish", stream=stream)
