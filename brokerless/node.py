@@ -111,7 +111,7 @@ class Node:
         try:
             await self._open(asyncio.get_running_loop())
         except BaseException:
-            await self._abandon()
+            await _to_its_end(self._abandon(asyncio.current_task()))
             raise
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -222,21 +222,29 @@ class Node:
             return self._acknowledged
         self._closed = True
         try:
-            await self._part(timeout)
+            await self._drain(timeout)
         finally:
-            await self._abandon()
+            await _to_its_end(self._part(asyncio.current_task()))
         return self._acknowledged
 
-    async def _part(self, timeout: float | None) -> None:  # noqa: ASYNC109 - it drains, never raises
-        core, pump = self._core, self._pump
-        if core is None or pump is None:
+    async def _drain(self, timeout: float | None) -> None:  # noqa: ASYNC109 - it never raises
+        core = self._core
+        if core is None or self._pump is None:
             return
         deadline = None if timeout is None else read_clock() + timeout
         core.leave(deadline)
         self._acknowledged = False
         self._acknowledged = await self._until(lambda: core.is_drained, deadline)
-        core.farewell(pump.now())
-        await self._until(lambda: core.has_parted, read_clock() + FLUSH_S)
+
+    async def _part(self, spared: asyncio.Task[None] | None) -> None:
+        """Say goodbye, and let go of everything."""
+        core, pump = self._core, self._pump
+        try:
+            if core is not None and pump is not None:
+                core.farewell(pump.now())
+                await self._until(lambda: core.has_parted, read_clock() + FLUSH_S)
+        finally:
+            await self._abandon(spared)
 
     async def _until(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         """Turn the pump until the condition holds; False if the time is up first."""
@@ -250,12 +258,12 @@ class Node:
                 return False
         return True
 
-    async def _abandon(self) -> None:
-        """Let go of everything, whatever state it is in."""
+    async def _abandon(self, spared: asyncio.Task[None] | None) -> None:
+        """Let go of everything, whatever state it is in; the spared task is the one that waits for this."""
         self._closed = True
         if self._pump is not None:
             self._pump.stop()
-        tasks = self._tasks - {asyncio.current_task()}
+        tasks = self._tasks - {spared}
         for task in tasks:
             task.cancel()
         if tasks:
@@ -466,6 +474,19 @@ class Node:
         if self._core is not None and self._pump is not None and not self._closed:
             self._core.admitted(link, refusal, self._pump.now())
             self._pump.wake()
+
+
+async def _to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Wait until ``work`` is done, even if that is cancelled meanwhile: it takes effect afterwards."""
+    task = asyncio.get_running_loop().create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 def _ipc_directory(directory: Path) -> Path | None:
