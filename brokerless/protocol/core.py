@@ -573,17 +573,25 @@ class NodeCore:
         self._actions.append(Admit(link.id, peer))
 
     def connected(self, link: Link, now: float) -> None:
-        """The link carries a session: other dials of ours to the peer are needless, and, on the lower side,
-        older links too: one side must decide, or each would cut what the other keeps."""
+        """The link carries a session: others with the same peer may have become needless."""
         self._timers.remove(link.id)
         if link.endpoint:
             self.roster.dial_succeeded(link.remote, link.endpoint)
         self.roster.connected(link.remote)
         for other in list(self._links_with[link.remote].values()):
-            needless = other.endpoint and other.phase not in (LinkPhase.READY, LinkPhase.ENDING)
-            older = other.phase is LinkPhase.READY and self.address < link.remote
-            if other is not link and (needless or older):
+            if other is not link and self._is_needless(other):
                 self.cut(other, "another link serves", now)
+
+    def _is_needless(self, link: Link) -> bool:
+        """Tell whether a link may go where a newer one is ready.
+
+        One side must decide, or each would cut what the other keeps: the lower one cuts older links, and its
+        own dials. The higher one only cuts dials on which it has not told its INFO: on others the lower may have
+        agreed to a session by now, and cut what is older to it.
+        """
+        if self.address > link.remote:
+            return bool(link.endpoint) and link.phase in (LinkPhase.CONNECTING, LinkPhase.HELLO)
+        return link.phase is LinkPhase.READY or (bool(link.endpoint) and link.phase is not LinkPhase.ENDING)
 
     def disconnected(self, remote: Address, now: float) -> None:
         """The peer has no ready link any more."""

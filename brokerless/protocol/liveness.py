@@ -18,8 +18,8 @@ PING_IDLE_SHARE = 0.4
 """After this share of the limit without proof the lower address pings; the answer proves the path to both."""
 
 PING_LATER_SHARE = 0.08
-"""The higher address waits this much longer, from the other's first ping on: it only pings when the other's
-do not prove that it is heard, and the first of them never does."""
+"""The higher address waits this much longer, once the other's pings have come to prove that it is heard (the
+first one cannot): it only pings when they no longer do."""
 
 PING_SUSPECT_SHARE = 0.1
 """How often a suspect is pinged."""
@@ -58,6 +58,7 @@ class Liveness:
         self._pinged_at: float | None = None  # our unanswered ping, last sent
         self._first_pinged_at: float | None = None  # and first sent
         self._their_token = 0
+        self._their_pings_prove = False
 
     @property
     def is_asking(self) -> bool:
@@ -78,7 +79,7 @@ class Liveness:
                 return self._proven_at
             return self._pinged_at + PING_SUSPECT_SHARE * self.limit_s
         share = PING_ACTIVE_SHARE if self.active else PING_IDLE_SHARE
-        if self._their_token:
+        if self._their_pings_prove:
             share += self._later_share
         ping_at = self._proven_at + share * self.limit_s
         if self._pinged_at is not None and self._pinged_at >= ping_at:  # asked already: next comes suspicion
@@ -91,6 +92,7 @@ class Liveness:
             answered = 0 < self._their_token == token - 1  # it skips some after a stall
             self._their_token = token
             if answered:
+                self._their_pings_prove = True
                 self.progressed(now)
 
     def ponged(self, token: int, now: float) -> float | None:

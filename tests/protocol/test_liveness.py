@@ -68,13 +68,13 @@ def test_a_silent_peer_is_asked_suspected_at_half_the_limit_and_lost_at_the_limi
 
 
 @pytest.mark.parametrize(("active", "ping_at"), [(True, 1.4), (False, 2.4)])
-def test_the_higher_side_waits_longer_once_the_other_asks(active: bool, ping_at: float) -> None:
-    liveness = fresh(eager=False, active=active)
-    liveness.pinged(1, 0.5)
-    assert rounded(run_out(liveness, until=2.5)) == [(ping_at, "PING"), (2.5, "suspect"), (2.5, "PING")]
-    lower = fresh(eager=True, active=active)
-    lower.pinged(1, 0.5)
-    assert rounded(run_out(lower))[0] == (1.0 if active else 2.0, "PING")
+def test_the_higher_side_waits_longer_once_the_other_asks_often_enough(active: bool, ping_at: float) -> None:
+    soon = 1.0 if active else 2.0
+    for eager, pings, first in ((False, 0, soon), (False, 1, soon), (False, 2, ping_at), (True, 2, soon)):
+        liveness = fresh(eager=eager, active=active)
+        for token in range(1, pings + 1):
+            liveness.pinged(token, 0.0)
+        assert rounded(run_out(liveness, until=2.5)) == [(first, "PING"), (2.5, "suspect"), (2.5, "PING")]
 
 
 def test_the_schedule_keeps_its_proportions() -> None:
@@ -350,10 +350,10 @@ class Pair:
         ((False, False), 2.0, None),  # the lower asks; that its tokens move on is proof for the higher
         ((True, False), 1.0, None),
         ((True, True), 1.0, None),
-        ((False, True), None, 1.4),
+        ((False, True), None, 1.0),
     ],
 )
-@pytest.mark.parametrize("latency_s", [0.0001, 0.02, 0.15])
+@pytest.mark.parametrize("latency_s", [0.0001, 0.02, 0.15, 0.19])
 def test_one_side_asks_for_both_and_nobody_is_suspected(
     active: tuple[bool, bool], lower_every_s: float | None, higher_every_s: float | None, latency_s: float
 ) -> None:
@@ -363,7 +363,7 @@ def test_one_side_asks_for_both_and_nobody_is_suspected(
         assert end.lost_at is None
         assert end.suspected == []
         expected = 0 if every_s is None else 3600 / (every_s + 2 * latency_s)
-        assert expected * 0.99 <= len(end.pings) <= expected * 1.01 + 2  # both ask once at first
+        assert expected * 0.99 <= len(end.pings) <= expected * 1.01 + 3  # both ask at first
 
 
 @pytest.mark.parametrize("latency_s", [0.3, 0.7, 1.0])
