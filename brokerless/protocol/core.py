@@ -586,8 +586,8 @@ class NodeCore:
         """Tell whether a link may go where a newer one is ready.
 
         One side must decide, or each would cut what the other keeps: the lower one cuts older links, and its
-        own dials. The higher one only cuts dials on which it has not told its INFO: on others the lower may have
-        agreed to a session by now, and cut what is older to it.
+        own dials. The higher one only cuts dials on which it has not told its INFO: on others the lower may
+        have agreed to a session by now, and cut what is older to it.
         """
         if self.address > link.remote:
             return bool(link.endpoint) and link.phase in (LinkPhase.CONNECTING, LinkPhase.HELLO)

@@ -55,14 +55,15 @@ class Liveness:
         """Token of our next ping; moves on when it has been answered."""
         self._later_share = 0.0 if eager else PING_LATER_SHARE
         self._proven_at = now
-        self._pinged_at: float | None = None  # our unanswered ping, last sent
-        self._first_pinged_at: float | None = None  # and first sent
+        self._pinged_at: float | None = None  # our last ping, while nothing has been proven since
+        self._asked_at: float | None = None  # when the present token was sent first
+        self._asked_again = False  # it was sent since: of which the answer is, cannot be told (Karn)
         self._their_token = 0
         self._their_pings_prove = False
 
     @property
     def is_asking(self) -> bool:
-        """True while a ping of ours has no answer."""
+        """True when nothing has been proven since our last ping."""
         return self._pinged_at is not None
 
     def unproven_s(self, now: float) -> float:
@@ -97,20 +98,20 @@ class Liveness:
 
     def ponged(self, token: int, now: float) -> float | None:
         """The peer answered the ping with that token; return the round trip in seconds if it was ours."""
-        if token != self.ping_token or self._first_pinged_at is None or self._pinged_at is None:
+        if token != self.ping_token or self._asked_at is None:
             return None
-        asked_once = self._first_pinged_at == self._pinged_at
-        elapsed = now - self._pinged_at
+        elapsed = None if self._asked_again else now - self._asked_at
         self.ping_token += 1
+        self._asked_at = None
         self.is_confirming = False
         self.progressed(now)
-        return elapsed if asked_once else None
+        return elapsed
 
     def progressed(self, now: float) -> None:
         """The peer proved that it hears us."""
         if not self.is_confirming:
             self._proven_at = now
-            self._pinged_at = self._first_pinged_at = None
+            self._pinged_at = None
             self.is_suspect = False
 
     def expire(self, now: float) -> Verdict:
@@ -127,12 +128,13 @@ class Liveness:
     def asked(self, now: float) -> None:
         """A ping is being sent, with ``ping_token``."""
         self._pinged_at = now
-        if self._first_pinged_at is None:
-            self._first_pinged_at = now
+        self._asked_again = self._asked_at is not None
+        if self._asked_at is None:
+            self._asked_at = now
 
     def stalled(self, now: float) -> None:
         """This process itself stood still: declare nobody lost, and believe nothing that is older."""
         self.ping_token += 2  # an answer to the ping before may still lie in a socket; by two: it is no proof
         self.is_confirming = True
         self._proven_at = now
-        self._pinged_at = self._first_pinged_at = None
+        self._pinged_at = self._asked_at = None

@@ -146,6 +146,27 @@ def test_the_answer_to_our_ping_is_proof_and_measures_the_round_trip() -> None:
     assert liveness.ponged(liveness.ping_token, 4.75) == 0.5
 
 
+def test_an_answer_counts_whatever_was_proven_meanwhile() -> None:
+    liveness = fresh()
+    liveness.expire(2.0)
+    token = liveness.ping_token
+    liveness.progressed(2.1)
+    assert not liveness.is_asking
+    assert liveness.ponged(token, 2.25) == 0.25
+    assert liveness.ping_token == token + 1  # which is proof for the other side
+    assert liveness.unproven_s(2.25) == 0
+
+
+def test_what_is_asked_again_after_other_proof_is_not_measured() -> None:
+    liveness = fresh()
+    liveness.expire(2.0)
+    liveness.progressed(2.1)
+    liveness.expire(4.1)
+    assert liveness.ponged(liveness.ping_token, 4.2) is None
+    liveness.expire(6.2)
+    assert liveness.ponged(liveness.ping_token, 6.3) == pytest.approx(0.1)
+
+
 def test_of_a_ping_sent_twice_the_round_trip_is_not_known() -> None:
     liveness = fresh()
     run_out(liveness, until=2.5)
