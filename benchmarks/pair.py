@@ -185,6 +185,11 @@ class Pair:
             side.process.kill()
             side.process.join()
 
+    @property
+    def memory_before(self) -> tuple[Memory, ...]:
+        """Return what each side had when it was ready, the receiver first."""
+        return tuple(side.memory_before for side in self._sides)
+
     def memory_growth_kib(self) -> dict[str, dict[str, int]]:
         """Return by how much each side grew after it was ready: the peak, and its own pages at the end."""
         reports = (self.rounds[-1].receiver, self.rounds[-1].sender)

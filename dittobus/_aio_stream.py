@@ -64,15 +64,14 @@ class Stream:
         self._thread = threading.get_ident()
         # Sending
         self._send = core.send
-        self._senders: deque[asyncio.Future[None]] = (
-            deque()
-        )  # those who wait for room, first come, first served
+        # Few wait, and mostly nobody does: an empty deque would cost as much as all the rest of a stream.
+        self._senders: list[asyncio.Future[None]] = []  # who waits for room, first come, first served
         self._receipts: dict[asyncio.Future[None], int] = {}
         # Receiving. Messages are taken from the end of a reversed list: nothing in Python is faster.
         self._batch: list[bytes] = []
         self._batch_size = 0  # messages of the batch whose consumption has not been reported, taken or not
-        self._later: deque[list[bytes]] = deque()
-        self._receivers: deque[asyncio.Future[None]] = deque()
+        self._later: deque[list[bytes]] | None = None
+        self._receivers: list[asyncio.Future[None]] = []
         self._report_is_due = False
         self._finished_by_peer = False
         # The end
@@ -243,9 +242,12 @@ class Stream:
 
     def _load(self) -> bool:
         """Make the next run of messages the batch, if there is one."""
-        if not self._later:
+        later = self._later
+        if not later:
             return False
-        self._batch = self._later.popleft()
+        self._batch = later.popleft()
+        if not later:
+            self._later = None
         self._batch_size = len(self._batch)
         if not self._report_is_due:
             self._report_is_due = True
@@ -258,6 +260,8 @@ class Stream:
         if rest := self._batch:
             self._report_consumed()
             self._batch = []
+            if self._later is None:
+                self._later = deque()
             self._later.appendleft(rest)  # taking it again asks for the next report
 
     def _report_consumed(self) -> None:
@@ -343,7 +347,7 @@ class Stream:
         self._report_consumed()
         self._closing = True
         self._batch = []
-        self._later.clear()
+        self._later = None
         self._wake_all_receivers()
 
     # Called by the bus
@@ -355,6 +359,8 @@ class Stream:
     def _did_receive(self, messages: list[bytes]) -> None:
         if not self._closing:
             messages.reverse()
+            if self._later is None:
+                self._later = deque()
             self._later.append(messages)
             self._wake_receiver()
 
@@ -385,7 +391,7 @@ class Stream:
 
     def _wake_receiver(self) -> None:
         while self._receivers:
-            arrival = self._receivers.popleft()
+            arrival = self._receivers.pop(0)
             if not arrival.done():
                 arrival.set_result(None)
                 return

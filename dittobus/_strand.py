@@ -47,7 +47,7 @@ class Recipient:
         """The newest entry, as long as a newer one may be merged into it."""
         self.is_open = is_open
         """False: nothing is delivered before ``Unpark``, so that nothing overtakes what is parked."""
-        self.parked: deque[Entry] = deque()
+        self.parked: list[Entry] = []  # mostly empty, and then a deque would be the largest part of a stream
 
     def park(self, entry: Entry) -> None:
         """Keep ``entry``, and all that come after it, until ``Unpark``."""
@@ -113,7 +113,7 @@ class Unpark(Entry):
 
     def step(self, strand: Strand, recipient: Recipient) -> bool:
         if self._todo is None:
-            self._todo, recipient.parked = recipient.parked, deque()
+            self._todo, recipient.parked = deque(recipient.parked), []
             recipient.is_open = True
         elif self._todo and not self._todo[0].step(strand, recipient):
             self._todo.popleft()

@@ -74,7 +74,7 @@ class DittoBusStream(Recipient):
         self._delegate: DittoBusStreamDelegate | None = None
         self._event_queue: EventQueue | None = None
         self._strand: Strand | None = None  # unknown until there is a delegate
-        self._held: deque[Entry] = deque()  # what comes until then
+        self._held: list[Entry] = []  # what comes until then
         self._handing_over = handing_over  # within the callback that hands the stream to the application
         self._waiting: deque[_Waiting] = deque()  # under the lock other threads add, without it ours takes
         self._added_bytes = 0
@@ -302,8 +302,9 @@ class DittoBusStream(Recipient):
 
     def _bind(self) -> None:
         self._strand = strand = self._ground.strand_on(self._event_queue)
-        while self._held:
-            strand.append(self, self._held.popleft())
+        held, self._held = self._held, []
+        for entry in held:
+            strand.append(self, entry)
 
     # On the strand
 

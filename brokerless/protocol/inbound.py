@@ -158,7 +158,6 @@ class Unconsumed:
 
     def clear(self) -> None:
         """Forget everything."""
-        if self._runs is not None:
-            self._runs.clear()
+        self._runs = None
         self._front_taken = self._front_cost = 0
         self.messages = self.cost = 0
