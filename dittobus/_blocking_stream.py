@@ -39,6 +39,7 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
+        "_aborted",
         "_closing",
         "_core",
         "_end_error",
@@ -61,6 +62,7 @@ class Stream:
         self._watchers: list[Sleeper] = []  # who waits for receipts, or for the end
         self._finished_by_peer = False
         self._closing = False
+        self._aborted = False
         self._ended = False
         self._end_error: BusError | None = None
         self._end_told = False
@@ -193,7 +195,7 @@ class Stream:
         checked_timeout(timeout)
         exchange = self._exchange
         exchange.check_process()
-        is_known = self._ended and self._end_told
+        is_known = self._aborted or (self._ended and self._end_told)
         try:
             self._stop()
             if not self._ended:
@@ -211,7 +213,7 @@ class Stream:
         checked_reason(reason)
         self._exchange.check_process()
         if not self._ended:
-            self._end_told = True  # by whoever aborts
+            self._aborted = True
             self._stop()
             self._exchange.io.post(partial(_abort, self._inbox, self._core, code, reason))
 

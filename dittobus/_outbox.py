@@ -120,7 +120,8 @@ class Outbox:
         try:
             with self._lock:
                 queued = self._queued + cost
-                if queued <= self._gate and not self._senders and len(message) <= self._size_max:
+                fits = queued <= self._gate or self._has_room(cost)
+                if fits and not self._senders and len(message) <= self._size_max:
                     # Without a call in between, Ctrl-C comes before all of these or after all.
                     self._queued = queued
                     self.sequence = sequence = self.sequence + 1
@@ -201,7 +202,7 @@ class Outbox:
     # With the lock held
 
     def _has_room(self, cost: int) -> bool:
-        """Whether a message fits; one of any size does where nothing is queued."""
+        """Tell whether a message fits; one of any size does where nothing is queued."""
         return self._gate >= 0 and (not self._queued or self._queued + cost <= self._gate)
 
     def _admit_next(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import queue
 import signal
 import sys
 import threading
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 ENTRANCES = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
 """Instructions after which CPython may look for signals; after no other does it."""
+
+SWITCH_S = 0.0001
+"""Within a storm: a fiftieth of what is usual."""
 
 
 class Interruption:
@@ -70,42 +74,46 @@ def everywhere(action: Callable[[], object], *files: str | None) -> Iterator[int
 
 
 class Storm:
-    """While within it, signals hit the main thread at any time. ``armed`` lets one of them interrupt."""
+    """While within it, signals hit the main thread, one for each time that it is ready for one.
+
+    Threads take turns much more often than usual, so that a signal comes soon.
+    """
 
     def __init__(self) -> None:
-        self._armed = threading.Event()
-        self._over = False
+        self._is_ready = False
+        self._turns: queue.SimpleQueue[bool] = queue.SimpleQueue()  # may be used within a signal's handler
         self._thread = threading.Thread(target=self._blow)
         self._before: Any = None
         self.count = 0
 
-    def arm(self) -> None:
-        """Let the next signal raise ``KeyboardInterrupt``, one time."""
-        self._armed.set()
+    def let_one_in(self) -> None:
+        """Be ready for one ``KeyboardInterrupt``, at any time from now on."""
+        self._is_ready = True
+        self._turns.put(True)
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._hit)
+        self._before = signal.signal(signal.SIGINT, self._hit), sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over = True
-        self._armed.set()
+        self._is_ready = False
+        self._turns.put(False)
         self._thread.join()
-        self._armed.clear()
-        signal.signal(signal.SIGINT, self._before)
+        signal.signal(signal.SIGINT, self._before[0])
+        sys.setswitchinterval(self._before[1])
 
     def _hit(self, number: int, frame: FrameType | None) -> None:
-        if self._armed.is_set() and not self._over:
-            self._armed.clear()
+        if self._is_ready:
+            self._is_ready = False
             self.count += 1
             raise KeyboardInterrupt
 
     def _blow(self) -> None:
         main = threading.main_thread().ident
         assert main is not None
-        while not self._over:
-            self._armed.wait()
+        while self._turns.get():
             signal.pthread_kill(main, signal.SIGINT)
