@@ -417,7 +417,7 @@ def test_a_last_word_goes_to_whoever_can_make_something_of_it(code: wire.Farewel
     # be the one who supersedes another, and must not hear that it is superseded itself.
     told = [ready.id, greeting.id, asked.id] if code is wire.Farewell.LEFT else [ready.id, asked.id]
     assert host.last_words == [(number, goodbye) for number in told]
-    assert [number for number, _ in host.cuts] == [] if greeting.id in told else [greeting.id]
+    assert [number for number, _ in host.cuts] == ([] if greeting.id in told else [greeting.id])
     assert host.calls == ["disconnected"]
     host.peering.end(LossReason.LEFT, PeerLost(reason="left"), 100.0, goodbye)  # nothing is left to end
     assert host.told == [(PeerLeft, LossReason.LEFT)]

@@ -952,6 +952,25 @@ def test_after_a_stall_nothing_is_delivered_before_the_peer_has_answered() -> No
     assert [answer.acknowledged for answer in talk.write(talk.far, 1)] == [talk.far.session.received]
 
 
+def test_two_that_stood_still_together_confirm_each_other() -> None:
+    talk = Talk()
+    for side in talk.sides:
+        side.send(b"before")
+        talk.write(side, 1)
+    talk.now = 130.0  # the host was suspended
+    for side in talk.sides:
+        side.session.stalled(130.0)
+    for side in talk.sides:
+        talk.read(side, 1)
+        assert side.singles == []
+    talk.expire()
+    talk.pump()
+    for side in talk.sides:
+        assert not side.session.liveness.is_confirming
+        assert side.singles == [b"before"]
+        assert side.session.is_idle
+
+
 def test_a_stall_is_no_reason_to_close_the_link() -> None:
     talk = Talk()
     talk.near.send(b"single")
