@@ -9,7 +9,7 @@ cumulative acknowledgement (RFC 9293) without its congestion control, which the 
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from brokerless.errors import RemoteProtocolError, UsageError
@@ -124,7 +124,7 @@ class Session:
         self._active: deque[Stream | Singles] = deque()
         self._held: deque[tuple[int, wire.Packet, int]] = deque()
         self._held_bytes = 0
-        self._oversized: deque[Stream | Singles] = deque()
+        self._oversized: OrderedDict[Stream | Singles, None] = OrderedDict()  # a queue that may be left, too
         self._granted: Stream | Singles | None = None
         self._granting = False
         self._timers: Timers[Stream | Singles] = Timers()
@@ -446,25 +446,27 @@ class Session:
 
     def want_oversized(self, stream: Stream | Singles) -> None:
         """The peer has a message larger than the stream's window; such are granted one at a time."""
-        self._oversized.append(stream)
+        self._oversized[stream] = None
         self._grant_oversized()
 
     def oversized_done(self, stream: Stream | Singles) -> None:
         """That message has been consumed, or its stream is over: the next one's turn."""
         if stream is self._granted:
             self._granted = None
-        elif stream in self._oversized:
-            self._oversized.remove(stream)
+        else:
+            self._oversized.pop(stream, None)
         self._grant_oversized()
 
     def _grant_oversized(self) -> None:
         if self._granted is not None or not self._oversized:
             return
         self._granting = True
-        granted = self._oversized[0].grant_oversized()
+        first = next(iter(self._oversized))
+        granted = first.grant_oversized()
         self._granting = False
         if granted:
-            self._granted = self._oversized.popleft()
+            del self._oversized[first]
+            self._granted = first
         else:
             self._budget.when_freed(self._grant_oversized)
 
