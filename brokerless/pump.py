@@ -140,11 +140,6 @@ class Pump:
                 return
             message = core.next_message(link, now)
 
-    @property
-    def is_flushed(self) -> bool:
-        """True when the sockets have taken everything."""
-        return not self._held and not self._core.has_output
-
     # LinkSink
 
     def link_opened(self, link: int, remote: Address) -> None:

@@ -178,7 +178,6 @@ def test_what_the_core_has_for_a_link_goes_out_in_order(stage: Stage) -> None:
     stage.core.queue(2, b"c")
     stage.run()
     assert stage.transport.sent == [(1, b"a"), (1, b"b"), (2, b"c")]
-    assert stage.pump.is_flushed
 
 
 def test_many_wakes_make_one_turn(stage: Stage) -> None:
@@ -192,14 +191,11 @@ def test_what_a_busy_link_would_not_take_goes_first_when_it_can(stage: Stage) ->
     stage.core.queue(1, b"a", b"b")
     stage.run()
     assert stage.transport.sent == []
-    assert not stage.pump.is_flushed
     stage.core.queue(1, b"c")
     stage.run()
-    assert not stage.pump.is_flushed
     stage.transport.busy = set()
     stage.pump.link_writable(1)
     assert stage.transport.sent == [(1, b"a"), (1, b"b"), (1, b"c")]
-    assert stage.pump.is_flushed
 
 
 def test_a_busy_link_holds_up_no_other(stage: Stage) -> None:
@@ -216,7 +212,6 @@ def test_what_was_held_for_a_link_that_closed_is_dropped(stage: Stage) -> None:
     stage.core.queue(1, b"a")
     stage.run()
     stage.pump.link_closed(1, "gone")
-    assert stage.pump.is_flushed
     stage.transport.busy = set()
     stage.pump.link_writable(1)
     assert stage.transport.sent == []
@@ -227,7 +222,9 @@ def test_nothing_is_held_for_a_link_that_died_in_the_sending(stage: Stage) -> No
     stage.transport.links = {2}
     stage.core.queue(1, b"a")
     stage.run()
-    assert stage.pump.is_flushed
+    stage.transport.links = {1, 2}
+    stage.pump.link_writable(1)
+    assert stage.transport.sent == []
 
 
 # Receiving
