@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import logging
 import os
@@ -59,6 +60,10 @@ class BlockingExchange(Exchange[Stream, "BusFuture[Stream]"]):
         self.messages: Mailbox[Message] = Mailbox(self.io, "message", self._consume)
         self.offers: Mailbox[Offer] = Mailbox(self.io, "offer of a stream")
         self.handlers: set[threading.Thread] = set()
+        self.closed: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        """Tells when nothing is left of the node, and whether everything sent was acknowledged."""
+        self._draining: asyncio.Task[bool] | None = None
+        self._is_hurried = False
         self._label = label
         self._bindings = bindings
         self._pid = os.getpid()
@@ -105,6 +110,14 @@ class BlockingExchange(Exchange[Stream, "BusFuture[Stream]"]):
                     result.abort()
             raise
         return future.result()
+
+    def close_later(self, timeout: float | None) -> None:
+        """Begin to shut down, unless that has begun; ``closed`` follows."""
+        self.io.post(partial(self._drain, timeout))
+
+    def stop_draining(self) -> None:
+        """Let what is being closed drop what is still under way."""
+        self.io.post(self._hurry)
 
     def changes(self) -> PeerMailbox:
         """Return a new iteration over the changes of peers."""
@@ -188,6 +201,28 @@ class BlockingExchange(Exchange[Stream, "BusFuture[Stream]"]):
             changes.drop()
         self._changes.add(changes)
         return changes
+
+    # Life, on the I/O thread
+
+    def _drain(self, timeout: float | None) -> None:
+        if self._draining is None:
+            self._draining = self.io.loop.create_task(self.shut_down(timeout))
+            self._draining.add_done_callback(self._tell_closed)
+
+    def _hurry(self) -> None:
+        if self._draining is not None and not self._is_hurried:
+            self._is_hurried = True
+            # Not at once: a task that has not begun would never do so, and leave the node open.
+            self.io.loop.call_soon(self._draining.cancel)
+
+    def _tell_closed(self, draining: asyncio.Task[bool]) -> None:
+        if draining.cancelled():
+            self.closed.set_result(False)
+        elif (error := draining.exception()) is not None:
+            _log.error("the bus did not close as it should", exc_info=error)
+            self.closed.set_result(False)
+        else:
+            self.closed.set_result(draining.result())
 
     # Events
 
@@ -316,6 +351,5 @@ def _run_handler(handler: Callable[[Stream, Address], object], stream: Stream) -
     except Exception:
         _log.exception("the handler of streams named %r raised; its stream is aborted", stream.name)
         stream.abort()
-    except BaseException:  # such as SystemExit, which ends a thread without a word
+    except SystemExit:  # which ends a thread without a word
         stream.abort()
-        raise

@@ -6,7 +6,7 @@ no limit. All of it may be used from several threads at once. Ctrl-C ends every 
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -33,7 +33,7 @@ from dittobus._mailbox import Mailbox, Over
 from dittobus.peers import checked_count, checked_target
 
 if TYPE_CHECKING:
-    import concurrent.futures
+    import asyncio
     import os
     from collections.abc import Callable, Collection, Iterator, Sequence
     from types import TracebackType
@@ -106,8 +106,6 @@ class Bus:
         self._lock = threading.Lock()
         self._bindings: Bindings[Callable[[Stream, Address], object]] = Bindings()
         self._exchange: BlockingExchange | None = None
-        self._closing: concurrent.futures.Future[bool] | None = None
-        self._draining: asyncio.Task[bool] | None = None
         self._closed = False
 
     # Life
@@ -124,14 +122,17 @@ class Bus:
             label = f"dittobus-{self._config.name}" if self._config.name else "dittobus"
             exchange = BlockingExchange(self._limits, label, self._bindings)
             exchange.io.start()
+            starting = exchange.io.run(exchange.start(self._config))
             try:
-                exchange.io.wait(exchange.io.run(exchange.start(self._config)))
+                exchange.io.wait(starting)
+                _fork.watch(exchange)
+                _exit.remember(cast("DittoBus", self))  # it only needs to be told to close
+                self._exchange = exchange
             except BaseException:
+                if starting.done() and not starting.cancelled() and starting.exception() is None:
+                    self._close_now(exchange)  # interrupted when it was open already
                 exchange.io.stop()
                 raise
-            self._exchange = exchange
-            _fork.watch(exchange)
-            _exit.remember(cast("DittoBus", self))  # it only needs to be told to close
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """Close all streams and the bus; return True if everything sent was acknowledged.
@@ -143,42 +144,32 @@ class Bus:
         """
         checked_timeout(timeout)
         begun = monotonic()
-        if self._exchange is not None:
-            self._exchange.check_process()  # before the lock, whose holder may not exist here
-        with self._lock:
-            self._closed = True
-            exchange = self._exchange
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.check_process()  # before the lock, whose holder may not exist here
+        try:
+            with self._lock:
+                self._closed = True
+                exchange = self._exchange
             if exchange is None:
                 return True
-            if self._closing is None:
-                self._closing = exchange.io.run(self._shut_down(exchange, timeout))
-            closing = self._closing
-        if exchange.io.is_current:
-            closing.add_done_callback(lambda _: exchange.io.stop(0))
-            return False
-        try:
-            clean = exchange.io.wait(closing)
+            exchange.close_later(timeout)
+            if exchange.io.is_current:
+                exchange.closed.add_done_callback(lambda _: exchange.io.stop(0))
+                return False
+            clean = exchange.io.wait(exchange.closed)
+            self._let_go(exchange, max(begun + (timeout or 0.0), monotonic() + HANDLER_GRACE_S))
         except BaseException:
-            exchange.io.post(self._stop_draining)
-            exchange.io.wait(closing)
-            self._let_go(exchange, monotonic())
+            if exchange is not None:
+                self._close_now(exchange)
+                self._let_go(exchange, monotonic())
             raise
-        self._let_go(exchange, max(begun + (timeout or 0.0), monotonic() + HANDLER_GRACE_S))
         return clean
 
-    async def _shut_down(self, exchange: BlockingExchange, timeout: float | None) -> bool:  # noqa: ASYNC109
-        self._draining = asyncio.current_task()
-        try:
-            return await exchange.shut_down(timeout)
-        except asyncio.CancelledError:
-            return False
-        except Exception:
-            _log.exception("the bus did not close as it should")
-            return False
-
-    def _stop_draining(self) -> None:
-        if self._draining is not None:
-            self._draining.cancel()
+    def _close_now(self, exchange: BlockingExchange) -> None:
+        exchange.close_later(0)
+        exchange.stop_draining()
+        exchange.io.wait(exchange.closed)
 
     def _let_go(self, exchange: BlockingExchange, deadline: float) -> None:
         for thread in tuple(exchange.handlers):
@@ -197,18 +188,14 @@ class Bus:
 
     def _begin_exit(self, deadline: float) -> None:
         """The interpreter exits: half the time for the network."""
-        exchange = self._exchange
         self._closed = True
-        if exchange is not None and self._closing is None:
-            left_s = max(0.0, (deadline - monotonic()) / 2)
-            self._closing = exchange.io.run(self._shut_down(exchange, left_s))
+        if self._exchange is not None:
+            self._exchange.close_later(max(0.0, (deadline - monotonic()) / 2))
 
     def _end_exit(self, deadline: float) -> None:
-        if self._exchange is not None and self._closing is not None:
-            try:
-                self._closing.result(max(0.0, deadline - monotonic()))
-            except TimeoutError:
-                pass
+        if self._exchange is not None:
+            with contextlib.suppress(TimeoutError):
+                self._exchange.closed.result(max(0.0, deadline - monotonic()))
             self._exchange.io.stop(max(0.0, deadline - monotonic()))
 
     def __enter__(self) -> Bus:
