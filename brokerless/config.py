@@ -47,7 +47,7 @@ class Limits:
     stream_window_initial_bytes: int = 64 * KIB
     """What it may be ahead at first, so that a thousand fresh streams cost 64 MiB at most."""
     send_queue_bytes_max: int = 1 * MIB
-    """What a stream holds for sending before ``send`` says ``SendQueueFull``."""
+    """What a stream holds for sending before ``send`` says ``SendQueueFull``; less when memory runs short."""
     unacknowledged_bytes_max: int = 8 * MIB
     """What a session holds for sending again: the most that is ever in flight to one peer."""
     unreliable_queue_bytes_max: int = 1 * MIB

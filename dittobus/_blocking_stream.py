@@ -58,7 +58,7 @@ class Stream:
         self._core = core
         self._id = stream_id
         self._inbox: Mailbox[bytes] = Mailbox(exchange.io, "message", core.consume)
-        self._outbox = Outbox(exchange.io, core, exchange.limits)
+        self._outbox = Outbox(exchange.io, core)
         self._watchers: list[Sleeper] = []  # who waits for receipts, or for the end
         self._finished_by_peer = False
         self._closing = False

@@ -11,7 +11,7 @@ from dittobus._waiting import Sleeper, deadline_after
 from dittobus.stream import MESSAGE_COST_BYTES
 
 if TYPE_CHECKING:
-    from brokerless import Limits, Stream
+    from brokerless import Stream
     from dittobus._io_thread import IoThread
 
 
@@ -35,7 +35,6 @@ class Outbox:
         "_io",
         "_lock",
         "_pending",
-        "_queue_bytes_max",
         "_queued",
         "_senders",
         "_size_max",
@@ -43,16 +42,15 @@ class Outbox:
         "sequence",
     )
 
-    def __init__(self, io: IoThread, core: Stream, limits: Limits) -> None:
+    def __init__(self, io: IoThread, core: Stream) -> None:
         """Begin with a stream that is open and has sent nothing. On the I/O thread."""
         self._io = io
         self._core = core
-        self._queue_bytes_max = limits.send_queue_bytes_max
         self._size_max = core.room  # of an empty queue: what the other side takes as one message
         self._lock = threading.Lock()
         self._pending: list[bytes] = []
         self._queued = 0  # what waits here and in the core, as far as we know: since then it got less, if any
-        self._gate = self._queue_bytes_max  # -1: refuses
+        self._gate = core.make_room(0)  # for how much there is room in all; -1: refuses
         self._flush_is_due = False
         self._senders: deque[tuple[Sleeper, int]] = deque()  # who waits for room, and for how much
         self.sequence = 0
@@ -74,7 +72,9 @@ class Outbox:
         sequence = self._accept(message)
         if not sequence:
             self._require_takeable(message)
-            self._io.call(self._flush)  # learns how much of the queue has been sent meanwhile
+            self._io.call(
+                self._flush, len(message) + MESSAGE_COST_BYTES
+            )  # learns how much room there is by now
             sequence = self._accept(message)
         if not sequence:
             self._require_takeable(message)
@@ -94,14 +94,20 @@ class Outbox:
         """Hand to the core what was accepted, and see how much room that leaves."""
         self._flush()
 
-    def look_for_room(self) -> None:
-        """Some of the queue has been sent, or dropped for good: let those in who wait, or refuse them."""
+    def look_for_room(self, cost: int = 0) -> None:
+        """Some of the queue has been sent, or dropped for good: let those in who wait, or refuse them.
+
+        Where nobody waits, have room for a message of that cost, if memory allows.
+        """
         if self._core.send_error is not None:
             self.refuse()
         stats = self._core.stats()
         in_core = stats.send_queue_bytes + MESSAGE_COST_BYTES * stats.send_queue_messages
         with self._lock:
             self._queued = in_core + sum(map(len, self._pending)) + MESSAGE_COST_BYTES * len(self._pending)
+            if self._queued and self._gate >= 0:
+                wanted = self._queued + (self._senders[0][1] if self._senders else cost)
+                self._gate = self._core.make_room(max(self._gate, wanted))
             self._admit_next()
 
     # In a forked child
@@ -187,17 +193,16 @@ class Outbox:
         if self._pending or self._senders:
             self._io.post(self._flush)
 
-    def _flush(self) -> None:
+    def _flush(self, cost: int = 0) -> None:
         with self._lock:
             pending, self._pending = self._pending, []
             self._flush_is_due = False
         try:
-            for message in pending:
-                self._core.send(message)
+            self._core.send_all(pending)
         except BusError as error:
             self.loss = self.loss or error
             self.refuse()
-        self.look_for_room()
+        self.look_for_room(cost)
 
     # With the lock held
 

@@ -17,11 +17,19 @@ from brokerless.protocol.credit import MESSAGE_COST_BYTES, SendCredit
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from brokerless.protocol.stream_host import StreamHost
+
 CHUNK_BYTES_MIN = 1024
 """A chunk below this must be its message's last: many tiny ones would cost more memory than their bytes."""
 
 ROOM_BYTES_MIN = wire.CHUNK_OVERHEAD_BYTES + CHUNK_BYTES_MIN
 """In this room there is a frame for whatever there is to send."""
+
+QUEUE_BYTES_MIN = 64 * 1024
+"""What a stream may hold for sending, whatever others hold: a packet full. As much as its first window."""
+
+QUEUE_GROWTH = 4
+"""By what factor the space for a queue grows: each step is a reservation; two of them make a mebibyte."""
 
 _SAVED_BYTES = MESSAGE_COST_BYTES - wire.MESSAGE_OVERHEAD_BYTES
 """A message's cost in credit less this is the most that it takes in a run."""
@@ -44,6 +52,37 @@ def run_length(lengths: Iterable[int], packed_max: int, cost_max: int) -> tuple[
         ),
     )
     return count, costs[count - 1] + count * MESSAGE_COST_BYTES if count else 0
+
+
+class QueueSpace:
+    """How much of a stream may wait to be sent: a little always, more while the peer's budget has it.
+
+    Without the budget a thousand streams that nobody reads at the other end would hold a thousand times
+    ``send_queue_bytes_max`` here. *Queries* ``size``; *commands* ``make``, ``give_back``.
+    """
+
+    __slots__ = ("_host", "_least", "size")
+
+    def __init__(self, host: StreamHost) -> None:
+        self._host = host
+        self._least = self.size = min(QUEUE_BYTES_MIN, host.limits.send_queue_bytes_max)
+
+    def make(self, wanted: int) -> int:
+        """Have space for so much, if that may be; return for how much there is."""
+        most = self._host.limits.send_queue_bytes_max
+        while self.size < wanted <= most:
+            growth = min((QUEUE_GROWTH - 1) * self.size, most - self.size)
+            if not self._host.reserve(growth):
+                break
+            self.size += growth
+        return self.size
+
+    def give_back(self) -> None:
+        """Keep the least only: the queue is empty."""
+        reserved = self.size - self._least
+        if reserved:
+            self.size = self._least
+            self._host.release(reserved)
 
 
 class Cutter:

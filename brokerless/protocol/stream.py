@@ -34,7 +34,7 @@ from brokerless.model import (
 from brokerless.protocol import wire
 from brokerless.protocol.credit import MESSAGE_COST_BYTES, ReceiveWindow
 from brokerless.protocol.inbound import Arrivals, Unconsumed
-from brokerless.protocol.outbound import Outbound
+from brokerless.protocol.outbound import Outbound, QueueSpace
 from brokerless.protocol.stream_state import (
     CLOSE_TIMEOUT,
     HANDSHAKE,
@@ -90,6 +90,7 @@ class Stream:
         "_send_gate",
         "_sending",
         "_size_max",
+        "_space",
         "_their_consumed",
         "_unconsumed",
         "_want_ready",
@@ -142,7 +143,8 @@ class Stream:
         self._close_deadline: float | None = None
         self._send_error: BusError | None = None  # what send raises; after the end, what ended it
         self._size_max = host.message_bytes_max
-        self._send_gate = host.limits.send_queue_bytes_max if opener else -1  # -1: nothing is taken
+        self._space = QueueSpace(host)
+        self._send_gate = self._space.size if opener else -1  # -1: nothing is taken
 
     def __repr__(self) -> str:
         return f"<Stream {self.id} {self.name!r} with {self.peer.short}, {self.state}>"
@@ -171,7 +173,10 @@ class Stream:
 
     @property
     def room(self) -> int:
-        """Bytes that a message may have to be taken now; 0: wait for ``StreamReady``."""
+        """Bytes that a message may have to be taken now; 0: wait for ``StreamReady``.
+
+        The queue grows for whoever sends more, or asks for ``make_room``, while the peer's memory lasts.
+        """
         if self._send_gate < 0:
             return 0
         if not self._out.queued_cost:
@@ -219,6 +224,25 @@ class Stream:
         if not queued:
             self._wake()
         return sequence
+
+    def send_all(self, messages: list[bytes]) -> None:
+        """Queue messages that a face has accepted within what ``make_room`` returned it, some time ago.
+
+        They are taken even if memory has run short since: the face cannot take back its word.
+        """
+        if self._send_gate >= 0:
+            self._send_gate = self._host.limits.send_queue_bytes_max
+        try:
+            for message in messages:
+                self.send(message)
+        finally:
+            self._send_gate = min(self._send_gate, self._space.size)
+
+    def make_room(self, queue_bytes: int) -> int:
+        """Have room for a queue of that cost, if memory allows; return for how much there is; -1: none."""
+        if self._send_gate >= 0:
+            self._send_gate = self._space.make(queue_bytes)
+        return self._send_gate
 
     def want_ready(self) -> None:
         """Ask for one ``StreamReady``: when messages leave the queue, or never will."""
@@ -376,6 +400,7 @@ class Stream:
             if self._sending is Sending.STOPPED:
                 self._stop_taking(StreamClosed(self._their_consumed, peer=self.peer))
                 self._out.drop()
+                self._space.give_back()
                 self._tell_ready()
                 self._wake()
             self._end_if_done()
@@ -432,6 +457,9 @@ class Stream:
         if out.queued_cost:
             sent = out.sent_sequence
             frame = out.next_frame(room)
+            if not out.queued_cost:
+                self._space.give_back()
+                self._send_gate = min(self._send_gate, self._space.size)
             if out.sent_sequence > sent:
                 self._tell_ready()
         else:
@@ -478,8 +506,8 @@ class Stream:
             raise error
         if len(data) > self._size_max:
             raise MessageTooLarge(f"a message of {len(data)} bytes, at most {self._size_max}", peer=self.peer)
-        queue_max = self._host.limits.send_queue_bytes_max
-        if self._out.queued_cost and self._out.queued_cost + len(data) + MESSAGE_COST_BYTES > queue_max:
+        needed = self._out.queued_cost + len(data) + MESSAGE_COST_BYTES
+        if self._out.queued_cost and self.make_room(needed) < needed:
             self._want_ready = True
             raise SendQueueFull(f"stream {self.id} has {self._out.queued_messages} queued", peer=self.peer)
 
@@ -570,7 +598,7 @@ class Stream:
     def _open(self, word: str) -> None:
         self.state = self._step(HANDSHAKE, self.state, word)
         if self._send_error is None:
-            self._send_gate = self._host.limits.send_queue_bytes_max
+            self._send_gate = self._space.size
         self._open_deadline = None
         self._host.deadline_changed(self)
         self._host.emit(StreamOpened(self))
@@ -599,6 +627,7 @@ class Stream:
         self._send_error = error or self._send_error
         self._out.drop()
         self._forget_received()
+        self._space.give_back()
         self._host.emit(StreamEnded(self, error))
         self._host.retire(self)
 

@@ -21,6 +21,7 @@ from tests.behaviour.face import (
     get,
     in_thread,
     then,
+    until,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Inbox(Generic[T]):
     """What callbacks bring, until somebody asks for it."""
 
     def __init__(self) -> None:
+        self.taken = 0
         self._changed = threading.Condition()
         self._things: deque[T] = deque()
         self._takers: deque[Future[T]] = deque()
@@ -79,6 +81,7 @@ class Inbox(Generic[T]):
     def _match(self) -> None:
         while self._takers and (self._things or self._end is not None):
             if self._things:
+                self.taken += 1
                 self._takers.popleft().set_result(self._things.popleft())
                 self._changed.notify_all()
             else:
@@ -140,6 +143,7 @@ class Stream(AnyStream, DittoBusStreamDelegate):
         return done(self.stream.finish)
 
     def close(self, timeout: float | None = 5.0) -> Future[None]:
+        until(lambda: self.stream._consumed == self.messages.taken)  # the callbacks have returned
         outcome = done(lambda: self.stream.close(timeout))
         if outcome.exception() is not None:
             return outcome

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from brokerless import Limits, MessageTooLarge, SendQueueFull, SendTimeout, StreamReset, StreamStats
+from brokerless import MessageTooLarge, SendQueueFull, SendTimeout, StreamReset, StreamStats
 from dittobus import _outbox, _waiting
 from dittobus._outbox import Outbox, Refused
 from dittobus._waiting import InterruptibleIoThread
@@ -37,6 +37,8 @@ class Core:
         self.send_error: BusError | None = None
         self.wants_ready = False
         self.room = SIZE_MAX
+        self.memory_bytes = QUEUE_BYTES_MAX
+        self.made_bytes = QUEUE_BYTES_MAX
 
     def send(self, message: bytes) -> int:
         if self.send_error is not None:
@@ -44,6 +46,14 @@ class Core:
         assert self.queue == [] or self.cost + len(message) + MESSAGE_COST_BYTES <= QUEUE_BYTES_MAX
         self.queue.append(message)
         return len(self.sent) + len(self.queue)
+
+    def send_all(self, messages: list[bytes]) -> None:
+        for message in messages:
+            self.send(message)
+
+    def make_room(self, queue_bytes: int) -> int:
+        self.made_bytes = max(self.made_bytes, min(queue_bytes, self.memory_bytes))
+        return self.made_bytes
 
     @property
     def cost(self) -> int:
@@ -59,11 +69,12 @@ class Core:
 class Ends:
     """An outbox, and the core behind it on its I/O thread."""
 
-    def __init__(self, io: InterruptibleIoThread) -> None:
+    def __init__(self, io: InterruptibleIoThread, room_bytes: int = QUEUE_BYTES_MAX) -> None:
         self.io = io
         self.core = Core()
+        self.core.made_bytes = room_bytes
         stream: Any = self.core
-        self.outbox = Outbox(io, stream, Limits(send_queue_bytes_max=QUEUE_BYTES_MAX))
+        self.outbox = Outbox(io, stream)
 
     def fill(self) -> list[bytes]:
         messages = [b"%d" % number for number in range(10)]
@@ -185,6 +196,22 @@ def test_who_waits_is_served_first_come_first_served(ends: Ends, threads: Thread
     assert [each.result() for each in waiting] == [11, 12, 13]
     ends.transmit()
     assert ends.core.sent == [*messages, b"large" * 20, b"second", b"third"]
+
+
+def test_the_queue_grows_with_what_is_sent_as_long_as_memory_lasts(io: InterruptibleIoThread) -> None:
+    ends = Ends(io, room_bytes=1 + MESSAGE_COST_BYTES)
+    ends.core.memory_bytes = 2 * (1 + MESSAGE_COST_BYTES)
+    assert ends.outbox.send(b"0", timeout=0) == 1
+    ends.settle()
+    assert ends.outbox.send_nowait(b"1") == 2
+    for send in (lambda: ends.outbox.send(b"2", timeout=0), lambda: ends.outbox.send_nowait(b"2")):
+        with pytest.raises((SendTimeout, SendQueueFull)):
+            send()
+    ends.core.memory_bytes = QUEUE_BYTES_MAX
+    assert ends.outbox.send_nowait(b"2") == 3
+    assert ends.outbox.send(b"3", timeout=0) == 4
+    ends.settle()
+    assert ends.core.queue == [b"0", b"1", b"2", b"3"]
 
 
 def test_who_gives_up_makes_way(ends: Ends, threads: ThreadPoolExecutor) -> None:

@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brokerless.config import Limits
 from brokerless.protocol import wire
 from brokerless.protocol.credit import MESSAGE_COST_BYTES
-from brokerless.protocol.outbound import CHUNK_BYTES_MIN, ROOM_BYTES_MIN, Outbound, run_length, run_room
+from brokerless.protocol.outbound import (
+    CHUNK_BYTES_MIN,
+    QUEUE_BYTES_MIN,
+    QUEUE_GROWTH,
+    ROOM_BYTES_MIN,
+    Outbound,
+    QueueSpace,
+    run_length,
+    run_room,
+)
 from tests.protocol.two_ends import ROOM_BYTES
 
 PLENTY = 2**30
@@ -188,6 +198,55 @@ def test_messages_come_out_whole_in_order_and_within_bounds(
         assert outbound.sent_sequence == len(received)
     assert received == messages
     assert outbound.sent_cost == outbound.credit.used == sum(sizes) + MESSAGE_COST_BYTES * len(sizes)
+
+
+class Memory:
+    """A host that has only so much to give."""
+
+    def __init__(self, free: int, queue_max: int) -> None:
+        self.free = free
+        self.limits = Limits(send_queue_bytes_max=queue_max)
+
+    def reserve(self, byte_count: int) -> bool:
+        assert byte_count > 0
+        if byte_count > self.free:
+            return False
+        self.free -= byte_count
+        return True
+
+    def release(self, byte_count: int) -> None:
+        assert byte_count > 0
+        self.free += byte_count
+
+
+def test_the_space_of_a_queue_grows_in_steps_and_is_given_back_exactly() -> None:
+    memory = Memory(free=2**20, queue_max=2**20)
+    space = QueueSpace(memory)  # type: ignore[arg-type]
+    assert (space.size, memory.free) == (QUEUE_BYTES_MIN, 2**20)  # the least is nobody's to give
+    assert space.make(QUEUE_BYTES_MIN) == QUEUE_BYTES_MIN
+    assert space.make(QUEUE_BYTES_MIN + 1) == QUEUE_GROWTH * QUEUE_BYTES_MIN
+    assert memory.free == 2**20 - (QUEUE_GROWTH - 1) * QUEUE_BYTES_MIN
+    assert space.make(2**20) == 2**20
+    assert space.make(2**20 + 1) == 2**20
+    assert memory.free == QUEUE_BYTES_MIN
+    for _ in range(2):
+        space.give_back()
+        assert (space.size, memory.free) == (QUEUE_BYTES_MIN, 2**20)
+
+
+def test_space_that_is_not_to_be_had_is_not_taken() -> None:
+    memory = Memory(free=(QUEUE_GROWTH - 1) * QUEUE_BYTES_MIN, queue_max=2**20)
+    first, second = QueueSpace(memory), QueueSpace(memory)  # type: ignore[arg-type]
+    assert first.make(2**20) == QUEUE_GROWTH * QUEUE_BYTES_MIN
+    assert second.make(2**20) == QUEUE_BYTES_MIN
+    first.give_back()
+    assert second.make(QUEUE_BYTES_MIN + 1) == QUEUE_GROWTH * QUEUE_BYTES_MIN
+
+
+def test_a_queue_with_a_small_limit_needs_no_budget() -> None:
+    space = QueueSpace(Memory(free=0, queue_max=10_000))  # type: ignore[arg-type]
+    assert space.size == space.make(10_000) == space.make(10_001) == 10_000
+    space.give_back()
 
 
 def test_room_of_a_run() -> None:

@@ -35,7 +35,7 @@ from brokerless.model import (
 )
 from brokerless.protocol import wire
 from brokerless.protocol.credit import MESSAGE_COST_BYTES
-from brokerless.protocol.stream import again
+from brokerless.protocol.stream import Stream, again
 from brokerless.protocol.stream_state import (
     CLOSE_TIMEOUT,
     OPEN_TIMEOUT,
@@ -382,6 +382,88 @@ def test_an_empty_queue_takes_any_message(ends: Ends) -> None:
     ends.exchange()
     assert data_of(ends.far.events) == [bytes(SMALL.message_bytes_max)]
     assert near.room == SMALL.message_bytes_max
+
+
+ROOMY = Limits(
+    message_bytes_max=1_000_000, stream_window_initial_bytes=2 * 1024, peer_memory_bytes_max=1_000_000
+)
+"""Queues may grow until the budget for three large ones is spent."""
+
+PIECE = bytes(16 * 1024 - MESSAGE_COST_BYTES)
+
+
+def fill(stream: Stream) -> int:
+    """Send until memory, or the limit of the queue, lets no more in; return how many."""
+    for count in range(1_000):
+        try:
+            stream.send(PIECE)
+        except SendQueueFull:
+            return count
+    raise AssertionError("it is not bounded")
+
+
+def test_the_queues_of_all_streams_share_the_budget() -> None:
+    end = Ends(ROOMY).near
+    streams = [end.open(2 * number) for number in range(1, 21)]
+    counts = [fill(stream) for stream in streams]
+    assert counts[0] == 64  # a mebibyte, the limit of one
+    assert counts[-1] == 4  # 64 KiB, which are anybody's
+    assert end.reserved == sum(max(0, 16 * 1024 * (count - 4)) for count in counts)
+    assert end.reserved <= ROOMY.peer_memory_bytes_max
+    streams[0].abort()
+    assert fill(streams[-1]) > 0  # what one gives back another may have
+    for stream in streams:
+        stream.session_ended(BusClosed("over"))
+    assert end.reserved == 0
+
+
+def test_a_queue_that_has_emptied_gives_its_space_back() -> None:
+    ends = Ends(ROOMY)
+    near, far = ends.open()
+    for _ in range(3):
+        assert near.room == ROOMY.message_bytes_max
+        assert fill(near) == 64
+        assert ends.near.reserved == 60 * 16 * 1024
+        while near.stats().send_queue_messages:
+            ends.exchange()
+            far.consume(far.stats().unconsumed_messages)
+        assert ends.near.reserved == 0
+        ends.far.events.clear()
+
+
+def test_a_queue_that_is_dropped_gives_its_space_back() -> None:
+    ends = Ends(ROOMY)
+    near, far = ends.open()
+    fill(near)
+    far.close()
+    ends.exchange()
+    assert near.room == 0
+    assert ends.near.reserved == 0
+    assert near.make_room(1_000_000) == -1
+
+
+def test_room_is_made_for_who_asks_for_it() -> None:
+    ends = Ends(ROOMY)
+    near, _far = ends.open()
+    near.send(PIECE)
+    assert near.room < 100_000
+    assert near.make_room(100_000) == 4 * 64 * 1024
+    assert near.room > 100_000
+    near.send(bytes(100_000))
+
+
+def test_what_a_face_has_accepted_is_taken_even_when_memory_has_run_short() -> None:
+    ends = Ends(ROOMY)
+    near, _far = ends.open()
+    other = ends.near.open(4)
+    fill(other)
+    near.send_all([PIECE] * 20)
+    assert near.last_sequence == 20
+    with pytest.raises(SendQueueFull):
+        near.send(PIECE)
+    near.finish()
+    with pytest.raises(StreamFinished):
+        near.send_all([b"late"])
 
 
 def test_ready_is_told_once_when_messages_left_after_a_refusal(ends: Ends) -> None:
