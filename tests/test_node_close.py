@@ -25,8 +25,7 @@ from brokerless import (
 )
 from brokerless.errors import StreamFinished
 from brokerless.testing.chaos import Chaos
-from tests.test_node import Stubborn, commands, files
-from tests.witness import Log, Mesh, Witness
+from tests.witness import Log, Mesh, Stubborn, Witness, commands, files
 
 if TYPE_CHECKING:
     from pathlib import Path

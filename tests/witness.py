@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from brokerless import Address, BusError
+    from brokerless import Address, Beacon, BusError, Hint
 
 SOON_S = 15.0
 """More than enough for what takes milliseconds, on any machine; only a failure waits for it."""
@@ -171,6 +171,45 @@ class Mesh:
         await first.joined(second)
         await second.joined(first)
         return first, second
+
+
+class Stubborn:
+    """A discovery that does not start."""
+
+    name = "stubborn"
+    rejected = 0
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.starting = asyncio.Event()
+        self.closes = 0
+
+    async def start(self, beacon: Beacon, report: Callable[[Hint], None]) -> None:
+        self.starting.set()
+        if self.error is not None:
+            raise self.error
+        await asyncio.Event().wait()
+
+    async def announce(self, beacon: Beacon) -> None: ...
+
+    async def close(self) -> None:
+        self.closes += 1
+
+
+def commands(node: Node) -> list[Callable[[], Any]]:
+    """All that only a running node does."""
+    return [
+        lambda: node.send(b"", node.address, Reliability.RELIABLE),
+        lambda: node.open_stream(node.address, Reliability.RELIABLE, "", b""),
+        lambda: node.want(node.address),
+        node.ticket,
+        node.stats,
+    ]
+
+
+def files(directory: Path) -> list[Path]:
+    """Everything below a directory that is no directory."""
+    return sorted(path for path in directory.rglob("*") if not path.is_dir())
 
 
 @contextmanager
