@@ -123,6 +123,27 @@ def test_a_large_message_that_is_not_read_stalls_no_other_stream(
         assert len(get(end.receive())) == 500_000
 
 
+def test_where_the_budget_is_spent_new_work_waits_and_what_there_is_goes_on(make_bus: MakeBus) -> None:
+    budget = Limits(
+        stream_window_initial_bytes=WINDOW,
+        stream_window_bytes=WINDOW_MAX,
+        message_bytes_max=500_000,
+        peer_memory_bytes_max=800_000,
+    )
+    near, far = introduce(make_bus("near"), make_bus("far", limits=budget))
+    first, second, small = (connect(near, far) for _ in range(3))
+    get(first[0].send(bytes(500_000)))
+    until(lambda: first[1].stats().messages_received == 1)
+    get(second[0].send(bytes(499_999)))  # of both, one fits
+    sending = feed(small[0], [bytes(5000)] * 50)
+    for _ in range(50):
+        get(small[1].receive())
+    get(sending)
+    assert second[1].stats().messages_received == 0
+    assert len(get(first[1].receive())) == 500_000
+    assert len(get(second[1].receive())) == 499_999
+
+
 def test_streams_do_not_stall_single_messages_nor_these_them(small_pair: tuple[AnyBus, AnyBus]) -> None:
     near, far = small_pair
     ours, theirs = connect(near, far)
