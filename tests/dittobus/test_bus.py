@@ -737,7 +737,9 @@ def test_an_offer_nobody_takes_times_out(pair: Pair) -> None:
     with pytest.raises((OpenTimeout, StreamRejected)):
         future.result(WAIT_S)
     offer = later.log.wait("offer")
+    near.send(b"after the reset", far.address).result(WAIT_S)
     offer.accept()  # too late, and nothing comes of it
+    near.send(b"after the acceptance", far.address).result(WAIT_S)
     assert later.log.of("stream") == []
 
 
