@@ -252,9 +252,10 @@ class Node:
         self._pump.turn()
         while not condition():
             await asyncio.sleep(DRAIN_LOOK_S)
+            # The clock first: a last turn ends what is given up at the deadline, and leaves nothing to await.
+            is_late = deadline is not None and read_clock() >= deadline
             self._pump.turn()
-            # The clock first: streams that are given up at the deadline leave nothing to wait for either.
-            if deadline is not None and read_clock() >= deadline:
+            if is_late:
                 return False
         return True
 

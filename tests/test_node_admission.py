@@ -223,7 +223,7 @@ async def test_whom_admit_refuses_stays_outside(
 ) -> None:
     async with Mesh(tmp_path) as mesh:
         with Log():
-            limits = Limits(admit_timeout_s=0.05)
+            limits = Limits(admit_timeout_s=0.05 if admit is ponders_for_ever else 10.0)
             host = await mesh.start("host", discovery=(), admit=admit, limits=limits)
             guest = await mesh.start("guest", discovery=(), peers=(host.node.ticket(),))
             send_id = guest.send(b"let me in", host)
