@@ -27,6 +27,10 @@ PING_SUSPECT_SHARE = 0.1
 SUSPECT_SHARE = 0.5
 """A peer is suspect after this share of the limit without proof."""
 
+STALL_SHARE = 0.5
+"""A session that nobody looked at for this share of the limit was not left alone for lack of work, since there
+is a ping to send before: this process stood still. A shorter pause costs no peer that was well until then."""
+
 
 class Verdict(enum.Enum):
     """What the passing of time says about the peer."""
@@ -40,7 +44,7 @@ class Liveness:
     """The liveness of one session; ``active`` (streams open, sends waiting) is set by its owner.
 
     Queries: ``is_suspect``, ``is_confirming``, ``is_asking``, ``unproven_s``, ``next_deadline``.
-    Inputs: ``asked``, ``pinged``, ``ponged``, ``progressed``, ``expire``, ``stalled``.
+    Inputs: ``looked``, ``asked``, ``pinged``, ``ponged``, ``progressed``, ``expire``, ``stalled``.
     Outputs: ``ping_token``.
     """
 
@@ -54,7 +58,7 @@ class Liveness:
         self.ping_token = 1
         """Token of our next ping; moves on when it has been answered."""
         self._later_share = 0.0 if eager else PING_LATER_SHARE
-        self._proven_at = now
+        self._proven_at = self._looked_at = now
         self._pinged_at: float | None = None  # our last ping, while nothing has been proven since
         self._asked_at: float | None = None  # when the present token was sent first
         self._asked_again = False  # it was sent since: of which the answer is, cannot be told (Karn)
@@ -87,6 +91,17 @@ class Liveness:
             return self._proven_at + SUSPECT_SHARE * self.limit_s
         return ping_at
 
+    def looked(self, now: float) -> None:
+        """A packet has come, or ``expire`` is called: if nothing did for long, what comes may be old."""
+        gap_s, self._looked_at = now - self._looked_at, now
+        if gap_s > STALL_SHARE * self.limit_s and not self.is_confirming:
+            self._confirm()
+
+    def _confirm(self) -> None:
+        self.ping_token += 2  # an answer to the ping before may still lie in a socket; by two: it is no proof
+        self.is_confirming = True
+        self._pinged_at = self._asked_at = None
+
     def pinged(self, token: int, now: float) -> None:
         """The peer's ping came; it is to be answered with the same token."""
         if token > self._their_token:
@@ -116,6 +131,7 @@ class Liveness:
 
     def expire(self, now: float) -> Verdict:
         """Say what time has come for. On ``PING`` the caller sends one with ``ping_token``."""
+        self.looked(now)
         if now >= self._proven_at + self.limit_s:
             return Verdict.LOST
         if now < self._ping_at():
@@ -134,7 +150,5 @@ class Liveness:
 
     def stalled(self, now: float) -> None:
         """This process itself stood still: declare nobody lost, and believe nothing that is older."""
-        self.ping_token += 2  # an answer to the ping before may still lie in a socket; by two: it is no proof
-        self.is_confirming = True
+        self._confirm()
         self._proven_at = now
-        self._pinged_at = self._asked_at = None

@@ -258,6 +258,7 @@ class Session:
         """Take in a packet of a ready link. Raises ``RemoteProtocolError``: end the session then."""
         self._packets_received += 1
         self._bytes_received += size
+        self.liveness.looked(now)
         self._acknowledged(packet.acknowledged, now)
         if packet.number == 0:
             self._receive_unnumbered(link, packet, now)

@@ -287,6 +287,29 @@ def test_a_stall_while_suspect_asks_at_once() -> None:
     assert not liveness.is_suspect
 
 
+@pytest.mark.parametrize("call", ["looked", "expire"])
+def test_who_was_not_called_for_half_the_limit_asks_before_it_believes(call: str) -> None:
+    for gap_s, is_stall in ((2.5, False), (2.51, True), (4.9, True)):
+        liveness = fresh(now=100.0)
+        token = liveness.ping_token
+        getattr(liveness, call)(100.0 + gap_s)
+        assert liveness.is_confirming is is_stall
+        assert (liveness.ping_token == token) is not is_stall
+        assert liveness.unproven_s(100.0 + gap_s) == pytest.approx(gap_s)  # nobody is spared by it
+        liveness.looked(200.0)
+        assert liveness.ping_token == token + 2  # while it confirms, it asks for nothing more
+
+
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize("active", [True, False])
+def test_whoever_is_called_in_time_is_never_thought_to_have_stood_still(eager: bool, active: bool) -> None:
+    liveness = fresh(eager=eager, active=active)
+    for token in (1, 2):  # their pings prove something now, so ours wait longest
+        liveness.pinged(token, 0.0)
+    run_out(liveness)
+    assert not liveness.is_confirming
+
+
 # Two ends
 
 

@@ -608,6 +608,27 @@ def test_who_wakes_too_late_delivers_nothing_stale_and_joins_anew(seed: int, pau
     assert paused.singles == [b"fresh"]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_pause_that_only_the_other_side_takes_for_a_loss_delivers_nothing_stale(seed: int) -> None:
+    """The other's last proof is older than ours, and our next timer far ahead: it fires hardly late."""
+    network = SimNetwork(seed)
+    lower, higher = network.pair()
+    network.run(4.1 + 2 * network.random.random())
+    for _ in range(3):
+        lower.send(b"proof", to=higher)  # proves to the lower side that it is heard, and to the other nothing
+        network.run(network.random.random())
+    network.run(0.1)
+    lower.pause()
+    higher.send(b"stale", to=lower, timeout=None)
+    network.run_until(lambda: higher.of_type(PeerLeft) != [])
+    network.run(0.1)
+    lower.resume()
+    network.run(2.0)
+    assert lower.singles == []
+    assert lower.core.stats().dropped[DropCause.STALE] == 1
+    assert sessions_agree(lower, higher)
+
+
 def test_nothing_is_delivered_before_the_peer_has_answered() -> None:
     network = SimNetwork(5, latency_s=0.05)
     lower, higher = network.pair()

@@ -952,6 +952,20 @@ def test_after_a_stall_nothing_is_delivered_before_the_peer_has_answered() -> No
     assert [answer.acknowledged for answer in talk.write(talk.far, 1)] == [talk.far.session.received]
 
 
+def test_a_session_notices_by_itself_that_nobody_has_looked_at_it_for_long() -> None:
+    talk = Talk()
+    talk.now += 2.51
+    talk.near.send(b"single")
+    talk.write(talk.near, 1)
+    talk.read(talk.far, 1)
+    assert talk.far.session.liveness.is_confirming
+    assert talk.far.singles == []
+    assert talk.far.session.next_deadline() <= talk.now
+    talk.expire()
+    talk.pump()
+    assert talk.far.singles == [b"single"]
+
+
 def test_two_that_stood_still_together_confirm_each_other() -> None:
     talk = Talk()
     for side in talk.sides:
@@ -975,11 +989,13 @@ def test_a_stall_is_no_reason_to_close_the_link() -> None:
     talk = Talk()
     talk.near.send(b"single")
     talk.write(talk.near, 1)
-    talk.now = 130.0
-    talk.near.session.stalled(130.0)
-    assert talk.near.session.next_deadline() == 130.0
+    talk.now = 104.0
+    talk.near.session.stalled(104.0)
+    assert talk.near.session.next_deadline() == 104.0
     talk.expire()
     assert talk.cuts == []
+    talk.pump()
+    talk.expire()  # nobody has called the far side for as long, so it asks, too
     talk.pump()
     assert talk.near.of_type(SendDone)[0].error is None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from brokerless.config import Limits
-from brokerless.errors import PeerError, SendQueueFull
+from brokerless.errors import PeerError, PeerLost, SendQueueFull
 from brokerless.model import (
     Event,
     LossReason,
@@ -51,6 +51,9 @@ SMALL = Limits(
 GOODBYE = b"\x13"
 """Type of the first frame of a packet with a last word."""
 
+UNDER_WAY_S = 0.5
+"""What was sent before its sender gave the receiver up may still arrive, but not later than this."""
+
 SETTLE_S = 30.0
 """After the last fault: 2 T, the longest wait between dials, and the longest timeout of a send."""
 
@@ -69,6 +72,7 @@ class Side:
     is_given_up: bool = False  # closed or aborted here
     has_finished: bool = False  # heard of it
     ends: list[BusError | None] = field(default_factory=list)
+    ended_at: float = 0.0
 
 
 @dataclass
@@ -76,6 +80,7 @@ class Single:
     """A single message that was sent, and how that ended."""
 
     data: bytes
+    sent_at: float
     ends: list[BusError | None] = field(default_factory=list)
 
 
@@ -94,6 +99,7 @@ class Application:
         self.heard: dict[str, int] = {}  # the last single message of each sending process
         self.unconsumed: list[MessageReceived] = []
         self.losses: list[LossReason] = []
+        self.lost_at: dict[Address, float] = {}
         self._count = 0
         node.accepts = node.consumes = False
         node.admit = lambda peer: None
@@ -109,7 +115,7 @@ class Application:
             send_id = self.node.send(data, to, timeout=timeout, channel=size % 3)
         except (PeerError, SendQueueFull):
             return
-        self.singles[send_id] = Single(data)
+        self.singles[send_id] = Single(data, self.turmoil.now)
 
     def open(self, to: SimNode) -> None:
         self._count += 1
@@ -168,6 +174,7 @@ class Application:
     def _left(self, event: PeerLeft) -> None:
         self.present.remove(event.peer.address)
         self.losses.append(event.reason)
+        self.lost_at[event.peer.address] = self.turmoil.now
         for side in self.sides.values():
             assert side.ends or side.stream.peer != event.peer.address, "a stream outlived its peer"
 
@@ -177,8 +184,16 @@ class Application:
         name, _, number = message.data.decode().rstrip(".").rstrip().rpartition(" ")
         assert int(number) > self.heard.get(name, 0), "out of order, or twice"
         self.heard[name] = int(number)
+        self._check_fresh(message.data, name)
         self.turmoil.delivered.setdefault(message.data, []).append(self)
         self.unconsumed.append(event)
+
+    def _check_fresh(self, data: bytes, name: str) -> None:
+        """Nothing is delivered of a conversation that its sender has given up."""
+        sender = self.turmoil.application(name)
+        lost_at = sender.lost_at.get(self.node.address, 0.0)
+        (sent_at,) = (single.sent_at for single in sender.singles.values() if single.data == data)
+        assert sent_at > lost_at or self.turmoil.now - lost_at <= UNDER_WAY_S, "stale"
 
     def _done(self, event: SendDone) -> None:
         self.singles[event.send_id].ends.append(event.error)
@@ -202,7 +217,10 @@ class Application:
         assert not side.ends
         assert not side.has_finished
         assert event.first_sequence == side.received + 1, "a gap, or twice"
-        sent = self.turmoil.other(self, side).sent
+        other = self.turmoil.other(self, side)
+        if other.ends and isinstance(other.ends[0], PeerLost):
+            assert self.turmoil.now - other.ended_at <= UNDER_WAY_S, "stale"
+        sent = other.sent
         side.received += len(event.messages)
         assert sent[event.first_sequence - 1 : side.received] == event.messages
 
@@ -222,6 +240,7 @@ class Application:
     def _ended(self, event: StreamEnded) -> None:
         side = self.sides[event.stream.name]
         side.ends.append(event.error)
+        side.ended_at = self.turmoil.now
         if event.error is None:
             consumed = self.turmoil.other(self, side).consumed
             assert consumed == len(side.sent), "a clean end that was not one"
@@ -277,6 +296,11 @@ class Turmoil:
                     self.is_one_sided and self.nodes.index(node) < self.nodes.index(other)
                 ):
                     node.learn(other)
+
+    def application(self, name: str) -> Application:
+        """Return the application of that name."""
+        (found,) = (application for application in self.applications if application.name == name)
+        return found
 
     def other(self, application: Application, side: Side) -> Side:
         """Return the other side of a stream."""
