@@ -26,7 +26,7 @@ _log = logging.getLogger("dittobus")
 STALL_SHARE = 0.5
 """A turn that comes later than this share of the liveness limit is a stall of this process: it was stopped,
 its host was suspended, or something blocked the loop. Peers may have given us up meanwhile. A pause that
-began long before the timer was due passes for less; sessions notice by themselves that nobody looked at them."""
+began long before the timer was due passes for less; sessions notice it by themselves."""
 
 LATE_S = 0.05
 """No liveness limit is so short that a turn this late matters; it need not be looked at."""

@@ -28,8 +28,8 @@ SUSPECT_SHARE = 0.5
 """A peer is suspect after this share of the limit without proof."""
 
 STALL_SHARE = 0.5
-"""A session that nobody looked at for this share of the limit was not left alone for lack of work, since there
-is a ping to send before: this process stood still. A shorter pause costs no peer that was well until then."""
+"""A session that nobody looked at for this share of the limit was not left alone for lack of work: there is a
+ping to send before. This process stood still. A shorter pause costs no peer that was well until then."""
 
 
 class Verdict(enum.Enum):
