@@ -153,6 +153,7 @@ class Peering:
         self._name = ""
         self._metadata = b""
         self._suspect = False
+        self._told: tuple[object, ...] | None = None  # what was notable when it joined, or changed last
 
     # Queries
 
@@ -217,6 +218,7 @@ class Peering:
                 self._host.cut(link, str(error), now)
         if self.joined:
             self.joined = self._suspect = False
+            self._told = None
             self.loss = reason
             self._host.emit(PeerLeft(peer, reason))
         self._host.disconnected(self.address, now)
@@ -271,7 +273,6 @@ class Peering:
 
     def _agree(self, link: Link, info: wire.Info, now: float) -> None:
         session = self.session_for_use(now)
-        known = (self._name, self._metadata) == (info.name, info.metadata)
         self._name, self._metadata = info.name, info.metadata
         self.loss = None
         if session.state is SessionState.FRESH:
@@ -282,10 +283,18 @@ class Peering:
             self._host.connected(link, now)
         if not self.joined:
             self.joined = True
-            self._host.emit(PeerJoined(self.snapshot()))
-        elif not known:
-            self._host.emit(PeerChanged(self.snapshot()))
+            peer = self.snapshot()
+            self._told = _notable(peer)
+            self._host.emit(PeerJoined(peer))
+        self._tell_change()
         self._host.touch(self.address)
+
+    def _tell_change(self) -> None:
+        if self._told is not None:
+            peer = self.snapshot()
+            if _notable(peer) != self._told:
+                self._told = _notable(peer)
+                self._host.emit(PeerChanged(peer))
 
     def packet(self, link: Link, packet: wire.Packet, size: int, now: float) -> None:
         """A packet came on a link that has proven itself. Raises ``RemoteProtocolError``."""
@@ -320,6 +329,7 @@ class Peering:
             self.session.link_gone(link.id, now)
             if link.phase is LinkPhase.READY and not self.session.links:
                 self._host.disconnected(self.address, now)
+            self._tell_change()
 
     def expire(self, now: float) -> None:
         """Time has come for something of the session."""
@@ -350,5 +360,10 @@ class Peering:
         if session.is_suspect != self._suspect:
             self._suspect = session.is_suspect
             self._host.doubted(self.address, self._suspect, now)
-            self._host.emit(PeerChanged(self.snapshot()))
+            self._tell_change()
         self._host.touch(self.address)
+
+
+def _notable(peer: Peer) -> tuple[object, ...]:
+    """Return what is told of when it changes: not what is measured, which never stays the same."""
+    return peer.name, peer.metadata, peer.state, peer.path

@@ -494,6 +494,27 @@ def test_the_loss_says_how_long_nothing_was_heard() -> None:
     assert "not heard for 6.5 s" in str(ended.error)
 
 
+def test_a_path_that_changes_is_told() -> None:
+    host = Host()
+    first = host.joined()
+
+    def paths() -> list[ReliablePath]:
+        return [event.peer.path.reliable for event in host.events if isinstance(event, PeerChanged)]
+
+    host.peering.link_gone(first, 101.0)
+    assert paths() == [ReliablePath.NONE]
+    near = host.link("ipc:///near")
+    host.hear(near, info())
+    assert paths() == [ReliablePath.NONE, ReliablePath.IPC]
+    far = host.link("tcp://127.0.0.1:1")
+    host.hear(far, info())
+    assert paths()[2:] == [ReliablePath.TCP]
+    host.peering.link_gone(near, 102.0)  # no longer in use
+    host.hear(far, info())  # nothing new in it
+    assert paths()[3:] == []
+    assert {event.peer.state for event in host.events if isinstance(event, PeerChanged)} == {PeerState.ALIVE}
+
+
 def test_a_suspect_that_answers_is_alive_again_and_told_so() -> None:
     host = Host()
     link = host.joined()
