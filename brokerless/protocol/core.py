@@ -353,7 +353,8 @@ class NodeCore:
         self.next_deadline()  # takes in what was touched since
         for key in self._timers.pop_due(now):
             if isinstance(key, int):
-                if key in self._links:  # not cut by one before it
+                # One before it may have cut it, or given it the time for a last word.
+                if key in self._links and key not in self._timers:
                     self._link_expired(self._links[key], now)
             elif (peering := self._peers.get(key)) is not None:
                 peering.expire(now)
@@ -571,6 +572,10 @@ class NodeCore:
         """Ask the application about a peer."""
         self._timers.set(link.id, now + self.limits.admit_timeout_s)
         self._actions.append(Admit(link.id, peer))
+
+    def await_info(self, link: Link, now: float) -> None:
+        """The link carries no session any more; the peer has so long to say which is the next."""
+        self._timers.set(link.id, now + self.limits.handshake_timeout_s)
 
     def connected(self, link: Link, now: float) -> None:
         """The link carries a session: others with the same peer may have become needless."""

@@ -111,6 +111,9 @@ class PeeringHost(Protocol):
     def ask_admission(self, link: Link, peer: Peer, now: float) -> None:
         """Ask the application about a peer."""
 
+    def await_info(self, link: Link, now: float) -> None:
+        """The link carries no session any more; the peer has so long to say which is the next."""
+
     def connected(self, link: Link, now: float) -> None:
         """The link carries a session."""
 
@@ -269,6 +272,7 @@ class Peering:
         self.end(reason, error, now, farewell if restarted else None, spared=link if spared else None)
         if spared:
             link.phase = LinkPhase.INFO
+            self._host.await_info(link, now)
             self.announce(link, now)
 
     def _agree(self, link: Link, info: wire.Info, now: float) -> None:

@@ -18,13 +18,16 @@ class Timers(Generic[Key]):
     A heap whose outdated entries are skipped when they surface, or dropped when they outnumber the others:
     moving a deadline costs one push, and most deadlines of a healthy session only ever move later.
 
-    Queries: ``next_deadline``. Commands: ``set``, ``set_earlier``, ``remove``. Outputs: ``pop_due``.
+    Queries: ``in``, ``next_deadline``. Commands: ``set``, ``set_earlier``, ``remove``. Outputs: ``pop_due``.
     """
 
     def __init__(self) -> None:
         self._when: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._pushed = 0
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._when
 
     def next_deadline(self) -> float | None:
         """Return the earliest deadline, or None."""

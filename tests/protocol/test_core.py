@@ -489,6 +489,32 @@ def test_after_admission_the_rest_of_the_greeting_has_a_deadline_again() -> None
     assert node.cuts() == {remote.link: "no info in time"}
 
 
+def test_a_link_whose_session_gave_way_to_another_has_a_deadline_again() -> None:
+    node = Node()
+    Remote(node).join()
+    remote = Remote(node).join(their_boot=7, their_epoch=1)
+    node.wait(1.0)
+    remote.info(epoch=2, their_boot=7, their_epoch=1)  # begins another, and never hears of ours
+    assert node.of_type(PeerLeft)[0].reason is LossReason.EXPELLED
+    node.wait(4.999)
+    assert remote.link not in node.cuts()
+    node.wait(0.001)
+    assert node.cuts()[remote.link] == "no info in time"
+
+
+def test_a_last_word_gets_out_where_the_time_of_its_link_was_up_at_once() -> None:
+    node = Node(Limits(admit_timeout_s=5.0), asks_admission=True)
+    first, second = Remote(node).join(), Remote(node).join()
+    node.core.admitted(first.link, None, node.now)
+    second.heard()
+    node.now += 5.5  # both the peer and the question are too old when the node gets to run
+    node.core.expire(node.now)
+    assert second.heard() == [wire.Goodbye(wire.Farewell.SILENT, "not heard")]
+    assert second.link not in node.cuts()
+    node.wait(LAST_WORD_S)
+    assert node.cuts()[second.link] == "done"
+
+
 def test_a_node_asks_about_its_peers() -> None:
     network = SimNetwork(2)
     careful, welcome, unwelcome = network.add(asks_admission=True), network.add(), network.add()

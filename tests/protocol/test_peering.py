@@ -87,6 +87,9 @@ class Host:
     def ask_admission(self, link: Link, peer: Peer, now: float) -> None:
         self.asked.append((link.id, peer))
 
+    def await_info(self, link: Link, now: float) -> None:
+        self.calls.append("await info")
+
     def connected(self, link: Link, now: float) -> None:
         self.calls.append("connected")
 
@@ -301,6 +304,7 @@ def test_a_peer_that_began_anew_by_itself_is_told_nothing_of_another_process() -
     assert host.last_words == []
     assert [number for number, _ in host.cuts] == [old.id]
     assert link.phase is LinkPhase.INFO  # it still has our old nonce in mind
+    assert host.calls[-1] == "await info"
     host.hear(link, info(epoch=2, knows=2))
     assert host.told == [(PeerLeft, LossReason.EXPELLED), (PeerJoined, PeerState.ALIVE)]
 

@@ -49,6 +49,7 @@ def test_due_earliest_first() -> None:
     for key, deadline in (("b", 2.0), ("d", 4.0), ("a", 1.0), ("c", 3.0)):
         timers.set(key, deadline)
     assert timers.pop_due(3.0) == ["a", "b", "c"]
+    assert [key for key in "abcd" if key in timers] == ["d"]
     assert timers.next_deadline() == 4.0
 
 
