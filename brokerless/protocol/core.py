@@ -423,6 +423,12 @@ class NodeCore:
 
     def _session_to(self, to: Address, now: float) -> Session:
         peering = self._peers.get(to)
+        if to == self.address:
+            raise UnknownPeer(
+                f"{to.short} is this node itself",
+                peer=to,
+                hint="a conversation is between two: make another node for the other end",
+            )
         if peering is None:
             raise UnknownPeer(
                 f"no peer {to.short} has been heard of",

@@ -639,6 +639,17 @@ def test_nobody_else_can_be_sent_to() -> None:
         node.core.open_stream(THEM, Reliability.RELIABLE, "", b"", None, node.now)
 
 
+def test_who_talks_to_itself_is_told_so() -> None:
+    node = Node()
+    for call in (
+        lambda: node.core.send(b"", US, Reliability.RELIABLE, 0, None, node.now),
+        lambda: node.core.open_stream(US, Reliability.RELIABLE, "", b"", None, node.now),
+    ):
+        with pytest.raises(UnknownPeer, match="is this node itself") as caught:
+            call()
+        assert caught.value.peer == US
+
+
 @pytest.mark.parametrize("reliability", [Reliability.UNRELIABLE, Reliability.SEQUENCED])
 def test_what_is_not_there_yet_says_so(reliability: Reliability) -> None:
     node = Node()
