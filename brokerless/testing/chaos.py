@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -10,16 +9,15 @@ import socket
 import struct
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from brokerless.errors import ConfigError, StartError, UsageError
+from brokerless.errors import ConfigError
+from brokerless.testing.chaos_proxy import HOST, Proxy, check_seconds
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    import asyncio
 
 logger = logging.getLogger("dittobus")
-
-HOST = "127.0.0.1"
 
 CHUNK_BYTES = 64 * 1024
 """Read at a time: few system calls, and yet a cut or freeze falls between small pieces."""
@@ -34,7 +32,7 @@ ABORTIVE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """SO_LINGER, 0 s: ``close`` sends RST and forgets what was not sent."""
 
 
-class Chaos:
+class Chaos(Proxy):
     """Stand between TCP clients and their target, and disturb what passes.
 
     Let clients connect to ``endpoint``. Everything takes effect at once; leaving the context resets what is
@@ -48,57 +46,21 @@ class Chaos:
     backpressure. Where the target refuses a connection, its client is reset.
     """
 
+    _kind = socket.SOCK_STREAM
+
     def __init__(self, target_host: str, target_port: int) -> None:
-        if not isinstance(target_host, str) or not target_host:
-            raise ConfigError(f"target_host: expected a host name or IP address, got {target_host!r:.80}")
-        if not isinstance(target_port, int) or not 0 < target_port < 65536:
-            raise ConfigError(f"target_port: expected 1 to 65535, got {target_port!r:.80}")
+        super().__init__(target_host, target_port)
         self.bytes_up = 0
         """Bytes handed to the target so far."""
         self.bytes_down = 0
         """Bytes handed to clients so far."""
         self.connections = 0
         """Connections accepted so far."""
-        self._target = (target_host, target_port)
-        self._family = socket.AF_INET
-        self._address: Any = None  # what getaddrinfo made of the target
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._running = False
         self._listener: socket.socket | None = None
-        self._port = 0
         self._open: set[_Connection] = set()
         self._delay_s = 0.0
         self._frozen = False
         self._reset_after_bytes: int | None = None
-
-    async def __aenter__(self) -> Self:
-        if self._loop is not None:
-            raise UsageError("a Chaos is entered once; make a new one")
-        loop = asyncio.get_running_loop()
-        host, port = self._target
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise StartError(f"target_host: cannot resolve {host!r}: {error}") from error
-        self._family, _, _, _, self._address = found[0]
-        self._loop = loop
-        self._running = True
-        self.on()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._running = False
-        self.reset()
-        self._close_listener()
-
-    @property
-    def port(self) -> int:
-        """Where clients connect, on 127.0.0.1; the same for as long as the context lasts."""
-        if not self._port:
-            raise UsageError("the proxy has no port before it is entered with `async with`")
-        return self._port
 
     @property
     def endpoint(self) -> str:
@@ -122,8 +84,7 @@ class Chaos:
 
     @delay_s.setter
     def delay_s(self, delay_s: float) -> None:
-        if not isinstance(delay_s, (int, float)) or not 0 <= delay_s < float("inf"):
-            raise ConfigError(f"delay_s: expected seconds, 0 or more, got {delay_s!r:.80}")
+        check_seconds("delay_s", delay_s)
         self._delay_s = delay_s
 
     def reset(self) -> None:
@@ -162,32 +123,18 @@ class Chaos:
 
     def on(self) -> None:
         """Accept connections again, at the same port."""
-        loop = self._running_loop()
+        self._running_loop()
         if self._listener is None:
             self._listener = self._bind()
         self._listener.listen(BACKLOG)
-        try:
-            loop.add_reader(self._listener, self._accept)
-        except NotImplementedError:
-            self._listener.close()
-            raise StartError("this event loop has no add_reader", hint="use a SelectorEventLoop") from None
+        self._watch(self._listener, self._accept)
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None or not self._running:
-            raise UsageError("the proxy runs within `async with`")
-        return self._loop
+    def _open_up(self) -> None:
+        self.on()
 
-    def _bind(self) -> socket.socket:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, self._port))
-        except OSError as error:
-            listener.close()
-            raise StartError(f"cannot bind {HOST}:{self._port}: {error}") from error
-        self._port = listener.getsockname()[1]
-        return listener
+    def _close_down(self) -> None:
+        self.reset()
+        self._close_listener()
 
     def _close_listener(self) -> None:
         if self._loop is not None and self._listener is not None:
