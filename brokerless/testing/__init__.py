@@ -1,5 +1,7 @@
 """What applications and this project test with."""
 
 from brokerless.testing.chaos import Chaos
+from brokerless.testing.chaos_fate import Disturbance
+from brokerless.testing.chaos_udp import Datagram, Direction, UdpChaos
 
-__all__ = ["Chaos"]
+__all__ = ["Chaos", "Datagram", "Direction", "Disturbance", "UdpChaos"]
