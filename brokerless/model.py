@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from brokerless.address import Address
     from brokerless.errors import BusError
     from brokerless.protocol.stream import Stream
+    from brokerless.protocol.unread import Unread
 
 
 class Reliability(enum.Enum):
@@ -226,6 +227,18 @@ class StreamEnded:
     error: BusError | None
 
 
+@dataclass(frozen=True, slots=True)
+class UnreliableWaiting:
+    """Unreliable messages wait in ``unread``: ``bytes`` of ``stream``, or a ``Message`` where it is None.
+
+    Take them from there until there is none, from one thread at a time; told again when more come after that.
+    What is not taken in time is dropped, the oldest first.
+    """
+
+    stream: Stream | None
+    unread: Unread[Any]
+
+
 Event: TypeAlias = (
     PeerJoined
     | PeerChanged
@@ -239,6 +252,7 @@ Event: TypeAlias = (
     | StreamAcknowledged
     | StreamFinishedReceiving
     | StreamEnded
+    | UnreliableWaiting
 )
 
 
@@ -252,6 +266,7 @@ class DropCause(enum.Enum):
     STALE = "stale"
     UNAUTHENTICATED = "unauthenticated"
     RECEIVE_QUEUE_FULL = "receiver's queue full"
+    INCOMPLETE = "fragments missing"
     MALFORMED = "malformed"
 
 
@@ -269,6 +284,8 @@ class StreamStats:
     """How much the other end would take now (payload + 64 a message)."""
     unconsumed_messages: int = 0
     unconsumed_bytes: int = 0
+    dropped: Mapping[DropCause, int] = field(default_factory=dict)
+    """Unreliable messages that were not sent, or not delivered here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +303,16 @@ class PeerStats:
     unacknowledged_bytes: int = 0
     rtt_s: float | None = None
     jitter_s: float | None = None
+    datagrams_sent: int = 0
+    datagrams_received: int = 0
+    datagram_rtt_s: float | None = None
+    """Smoothed round-trip time over UDP, in seconds; None until measured."""
+    datagram_jitter_s: float | None = None
+    """Variation of the transit time to us, in seconds (RFC 3550); None until measured."""
     loss: float | None = None
+    """Share of datagrams lost on the way to us, 0 to 1; None until measured."""
+    loss_there: float | None = None
+    """Share of ours lost on the way to the peer, as it counts them; None until it told."""
     dropped: Mapping[DropCause, int] = field(default_factory=dict)
 
 

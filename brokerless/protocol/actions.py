@@ -50,8 +50,16 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    """Have a PUSH connection to one of the peer's ``places``, in the order given; none: have none."""
+
+    remote: Address
+    places: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Superseded:
     """A newer process has our identity: close, and do not come back."""
 
 
-Action: TypeAlias = Dial | Cut | Confirm | Admit | Refused | Superseded
+Action: TypeAlias = Dial | Cut | Confirm | Admit | Refused | Push | Superseded

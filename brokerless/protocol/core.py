@@ -2,7 +2,8 @@
 
 The shell (``brokerless.node``, or the simulator) moves bytes and keeps the clock::
 
-    inputs    dialled, dial_failed, link_opened, link_message, link_closed, learn, admitted, expire, stalled
+    inputs    dialled, dial_failed, link_opened, link_message, link_closed, udp_received, push_received,
+              learn, admitted, expire, stalled
     commands  send, open_stream, accept, want, announce, leave, farewell, and those of the streams
     outputs   take_actions, take_sendable + next_message, take_events, next_deadline
 
@@ -23,12 +24,16 @@ from brokerless.errors import (
     UnknownPeer,
     UsageError,
 )
-from brokerless.model import DropCause, LossReason, NodeStats, PeerChanged, Reliability
+from brokerless.model import DropCause, LossReason, NodeStats, PeerChanged, Reliability, SendDone
 from brokerless.protocol import wire
-from brokerless.protocol.actions import Action, Admit, Confirm, Cut, Dial, Refused, Superseded
+from brokerless.protocol.actions import Action, Admit, Confirm, Cut, Dial, Push, Refused, Superseded
 from brokerless.protocol.association import Nonce
 from brokerless.protocol.budget import Budget
+from brokerless.protocol.datagram_plane import DatagramPlane
+from brokerless.protocol.datagram_stream import KINDS
+from brokerless.protocol.datagrams import SINGLE
 from brokerless.protocol.handshake import Handshake, Refusal, Role, State
+from brokerless.protocol.paths import parse_places
 from brokerless.protocol.peering import Link, LinkPhase, Peering
 from brokerless.protocol.roster import Roster
 from brokerless.protocol.session import Session, SessionState
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
     from brokerless.address import Address
     from brokerless.config import Limits
     from brokerless.model import Event, Peer
+    from brokerless.protocol.datagram_plane import DatagramReader
+    from brokerless.protocol.paths import UdpPlace
     from brokerless.protocol.stream import Stream
 
 LAST_WORD_S = 0.25
@@ -65,6 +72,7 @@ class NodeCore:
         asks_admission: bool = False,
         allowed: Container[Address] | None = None,
         versions: Sequence[int] = (wire.VERSION,),
+        plane: DatagramPlane | None = None,
     ) -> None:
         self.address = address
         self.boot = boot
@@ -79,6 +87,7 @@ class NodeCore:
         self._versions = versions
         self._wake = wake
         self._budget = Budget(limits.memory_bytes_max)
+        self._plane = plane if plane is not None else DatagramPlane()
         self._peers: dict[Address, Peering] = {}
         self._links: dict[int, Link] = {}
         self._links_with: dict[Address, dict[int, Link]] = {}  # the same, by who is at the other end
@@ -148,7 +157,7 @@ class NodeCore:
 
     def stats(self) -> NodeStats:
         """Return the counters; those of discovery are the shell's."""
-        dropped = self._dropped.copy()
+        dropped = self._dropped + Counter(self._plane.dropped)
         for session in self.sessions:
             dropped.update(session.dropped)
         return NodeStats(
@@ -325,6 +334,25 @@ class NodeCore:
         for data in held:
             self.link_message(link, data, now)
 
+    # Inputs: datagrams
+
+    def udp_received(self, place: UdpPlace, datagram: bytes, now: float) -> None:
+        """A UDP packet came from there."""
+        self._settle_datagrams(self._plane.udp_received(place, datagram, now))
+
+    def push_received(self, sealed: bytes, now: float) -> None:
+        """A datagram came by PUSH."""
+        self._settle_datagrams(self._plane.push_received(sealed, now))
+
+    def _settle_datagrams(self, reader: DatagramReader | None) -> None:
+        if reader is not None and (peering := self._peers.get(reader.remote)) is not None:
+            peering.settle_datagrams()
+
+    def permits_push(self, remote: Address) -> bool:
+        """Whether that peer, by its CURVE key, may connect its PUSH: one we have a session with."""
+        peering = self._peers.get(remote)
+        return peering is not None and peering.joined
+
     # Inputs: discovery and time
 
     def learn(
@@ -396,10 +424,13 @@ class NodeCore:
         now: float,
     ) -> int:
         """Send a single message; ``SendDone`` with the id follows. Raises ``UsageError``, ``PeerError``."""
-        _require_reliable(reliability)
         session = self._session_to(to, now)
         self._send_id += 1
-        session.singles.send(channel, data, self._send_id, deadline)
+        if reliability is Reliability.RELIABLE:
+            session.singles.send(channel, data, self._send_id, deadline)
+        else:
+            drop = session.datagrams.send(KINDS[reliability], SINGLE, channel, data)
+            self.emit(SendDone(self._send_id, drop and drop.error))
         return self._send_id
 
     def open_stream(
@@ -412,7 +443,6 @@ class NodeCore:
         now: float,
     ) -> Stream:
         """Offer a stream; ``StreamOpened`` or ``StreamEnded`` follows. Raises as ``send`` does."""
-        _require_reliable(reliability)
         return self._session_to(to, now).open_stream(reliability, name, metadata, deadline)
 
     def accept(self, stream: Stream, metadata: bytes) -> None:
@@ -527,6 +557,7 @@ class NodeCore:
             nonce=Nonce(self.boot, self._epoch),
             limits=self.limits,
             budget=Budget(self.limits.peer_memory_bytes_max, self._budget),
+            plane=self._plane,
             emit=self.emit,
             wake=self._wake_link,
             touch=lambda: self.touch(remote),
@@ -615,6 +646,11 @@ class NodeCore:
         """The peer has become suspect: try a second link; or it no longer is."""
         self.roster.doubt(remote, is_suspect, now)
 
+    def push(self, remote: Address, places: str) -> None:
+        """Have a PUSH connection to one of these places; none: have none."""
+        self._actions.append(Push(remote, tuple(parse_places(places))))
+        self._wake()
+
     def superseded(self) -> None:
         """A newer process has this node's identity."""
         self._actions.append(Superseded())
@@ -631,9 +667,3 @@ def _is_goodbye(data: bytes) -> bool:
     except RemoteProtocolError:
         return False
 
-
-def _require_reliable(reliability: Reliability) -> None:
-    if reliability is not Reliability.RELIABLE:
-        raise UsageError(
-            f"{reliability.value} delivery is not available in this version", hint="use RELIABLE"
-        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from brokerless.errors import PeerLost, PeerRefused
 from brokerless.model import (
+    DatagramPath,
     LossReason,
     Path,
     Peer,
@@ -132,6 +133,9 @@ class PeeringHost(Protocol):
     def superseded(self) -> None:
         """A newer process has this node's identity."""
 
+    def push(self, remote: Address, places: str) -> None:
+        """Have a PUSH connection to one of these places; none: have none."""
+
     def touch(self, remote: Address) -> None:
         """The session's next deadline may have come nearer."""
 
@@ -156,6 +160,8 @@ class Peering:
         self._name = ""
         self._metadata = b""
         self._suspect = False
+        self._datagram_path = DatagramPath.NONE
+        self._pushes = False  # there is, or is to be, a PUSH connection
         self._told: tuple[object, ...] | None = None  # what was notable when it joined, or changed last
 
     # Queries
@@ -175,9 +181,10 @@ class Peering:
             self._name,
             self._metadata,
             PeerState.SUSPECT if session.is_suspect else PeerState.ALIVE,
-            Path(path),
+            Path(path, session.datagrams.path),
             session.flight.round_trip.rtt_s,
             session.flight.round_trip.jitter_s,
+            session.datagrams.loss,
         )
 
     # Commands
@@ -209,6 +216,10 @@ class Peering:
         if session is not None:
             session.end(error)
             self._host.ended(session)
+            self._datagram_path = DatagramPath.NONE
+            if self._pushes:
+                self._pushes = False
+                self._host.push(self.address, "")
         for link in list(self.links.values()):
             if link is spared:
                 continue
@@ -281,6 +292,7 @@ class Peering:
         self.loss = None
         if session.state is SessionState.FRESH:
             session.establish(info, now)
+        session.datagrams.introduced(info, now)
         if link.phase is not LinkPhase.READY:
             link.phase = LinkPhase.READY
             session.link_ready(link.id, info.received, now)
@@ -365,7 +377,21 @@ class Peering:
             self._suspect = session.is_suspect
             self._host.doubted(self.address, self._suspect, now)
             self._tell_change()
+        self.settle_datagrams()
         self._host.touch(self.address)
+
+    def settle_datagrams(self) -> None:
+        """After anything that the session's datagrams did: have the connection they want, tell their path."""
+        session = self.session
+        if session is None:
+            return
+        datagrams = session.datagrams
+        if datagrams.wants_push is not self._pushes:
+            self._pushes = datagrams.wants_push
+            self._host.push(self.address, datagrams.pull_places if self._pushes else "")
+        if datagrams.path is not self._datagram_path:
+            self._datagram_path = datagrams.path
+            self._tell_change()
 
 
 def _notable(peer: Peer) -> tuple[object, ...]:

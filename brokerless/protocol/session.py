@@ -16,6 +16,8 @@ from brokerless.errors import RemoteProtocolError, UsageError
 from brokerless.model import DropCause, Offer, PeerStats, Reliability, StreamOffered
 from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce
+from brokerless.protocol.datagram_stream import DatagramStream
+from brokerless.protocol.datagrams import Datagrams
 from brokerless.protocol.flight import Flight, Receipt
 from brokerless.protocol.liveness import Liveness, Verdict
 from brokerless.protocol.singles import Singles
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from brokerless.errors import BusError
     from brokerless.model import Event
     from brokerless.protocol.budget import Budget
+    from brokerless.protocol.datagram_plane import DatagramPlane
 
 STUCK_SHARE = 0.5
 """A link without progress of acknowledgements for this share of the liveness limit is dead: half of it is
@@ -94,6 +97,7 @@ class Session:
         nonce: Nonce,
         limits: Limits,
         budget: Budget,
+        plane: DatagramPlane,
         emit: Callable[[Event], None],
         wake: Callable[[int], None],
         touch: Callable[[], None],
@@ -111,6 +115,7 @@ class Session:
         self.liveness = Liveness(limit_s=limits.liveness_s, eager=local < remote, now=now)
         self.streams: dict[int, Stream] = {}
         self.singles = Singles(self)
+        self.datagrams = Datagrams(self, plane)
         self.current_link: int | None = None
         self.is_leaving = False
         """Set when the node closes: it takes no more streams."""
@@ -150,6 +155,11 @@ class Session:
         return self.liveness.is_suspect
 
     @property
+    def delivers(self) -> bool:
+        """True when the peer is here, and nothing that comes of it is stale."""
+        return self.state is SessionState.ESTABLISHED and not self.liveness.is_confirming
+
+    @property
     def is_idle(self) -> bool:
         """True when nothing waits to be sent or acknowledged."""
         return not (self._control or self._active or self.flight.byte_count or not self.singles.is_idle)
@@ -166,8 +176,9 @@ class Session:
             return deadline
         self.liveness.active = self.is_waiting
         earliest = self.liveness.next_deadline()
-        if deadline is not None and deadline < earliest:
-            earliest = deadline
+        for other in (deadline, self.datagrams.next_deadline()):
+            if other is not None and other < earliest:
+                earliest = other
         if self.flight.byte_count and self.current_link is not None:
             earliest = min(earliest, self._stuck_at())
         return earliest
@@ -189,12 +200,19 @@ class Session:
             unacknowledged_bytes=self.flight.byte_count,
             rtt_s=self.flight.round_trip.rtt_s,
             jitter_s=self.flight.round_trip.jitter_s,
+            datagrams_sent=self.datagrams.sent,
+            datagrams_received=self.datagrams.received,
+            datagram_rtt_s=self.datagrams.round_trip_s,
+            datagram_jitter_s=self.datagrams.jitter_s,
+            loss=self.datagrams.loss,
+            loss_there=self.datagrams.loss_there,
             dropped=dict(self.dropped),
         )
 
     def info(self, name: str, metadata: bytes) -> wire.Info:
         """Return what to tell the peer on a link."""
         theirs = self.their_nonce or Nonce(0, 0)
+        index, key = self.datagrams.announce()
         return wire.Info(
             boot=self.nonce.boot,
             epoch=self.nonce.epoch,
@@ -208,6 +226,11 @@ class Session:
             liveness_ms=int(self.limits.liveness_s * 1000),
             name=name,
             metadata=metadata,
+            datagram_index=index,
+            datagram_key=key,
+            datagram_message_bytes_max=self.limits.datagram_message_bytes_max,
+            udp_places=self.datagrams.plane.udp_places,
+            pull_places=self.datagrams.plane.pull_places,
         )
 
     # Inputs
@@ -305,6 +328,8 @@ class Session:
                     self._cut(link, f"packets {self.received + 1} to {frame.sent} went missing")
             elif isinstance(frame, wire.Pong):
                 self._ponged(frame, now)
+            elif isinstance(frame, wire.Probed):
+                self.datagrams.probed(frame, now)
             elif not isinstance(frame, wire.Info | wire.Goodbye):  # those are the node's
                 raise RemoteProtocolError(f"{type(frame).__name__} in an unnumbered packet")
 
@@ -333,6 +358,7 @@ class Session:
             self._timers.set_earlier(stream, stream.next_deadline())
         if self.state is not SessionState.ESTABLISHED:
             return False
+        self.datagrams.expire(now)
         if self.flight.byte_count and self.current_link is not None and now >= self._stuck_at():
             self._cut(self.current_link, "no acknowledgement in half the liveness limit")
         verdict = self.liveness.expire(now)
@@ -359,21 +385,42 @@ class Session:
             raise UsageError("the stream ids of this session have run out", peer=self.remote)
         stream_id = self._next_id
         self._next_id += 2
-        window = self.limits.stream_window_initial_bytes
-        stream = Stream(
-            self,
-            stream_id,
-            opener=True,
-            reliability=reliability,
-            name=name,
-            metadata=metadata,
-            send_limit=self._their_stream_credit,
-            receive_window=window,
-            deadline=deadline,
-        )
-        self.streams[stream_id] = stream
-        self.control(wire.Open(stream_id, RELIABILITIES.index(reliability), name, metadata, window))
+        window = 0
+        if reliability is Reliability.RELIABLE:
+            window = self.limits.stream_window_initial_bytes
+        offer = wire.Open(stream_id, RELIABILITIES.index(reliability), name, metadata, window)
+        stream = self._new_stream(offer, self._their_stream_credit, deadline, opener=True)
+        self.control(offer)
         self.deadline_changed(stream)
+        return stream
+
+    def _new_stream(self, offer: wire.Open, send_limit: int, deadline: float | None, *, opener: bool) -> Stream:
+        reliability = RELIABILITIES[offer.reliability]
+        stream: Stream
+        if reliability is Reliability.RELIABLE:
+            stream = Stream(
+                self,
+                offer.stream_id,
+                opener,
+                reliability,
+                offer.name,
+                offer.metadata,
+                send_limit=send_limit,
+                receive_window=self.limits.stream_window_initial_bytes,
+                deadline=deadline,
+            )
+        else:
+            stream = DatagramStream(
+                self,
+                self.datagrams,
+                offer.stream_id,
+                opener,
+                reliability,
+                offer.name,
+                offer.metadata,
+                deadline=deadline,
+            )
+        self.streams[stream.id] = stream
         return stream
 
     def accept(self, stream: Stream, metadata: bytes) -> None:
@@ -390,12 +437,22 @@ class Session:
         for stream in list(self.streams.values()):
             stream.session_ended(error)
         self.singles.session_ended(error)
+        self.datagrams.session_ended()
         self._links.clear()
         self.current_link = None
 
     def drop(self, cause: DropCause) -> None:
         """Count something dropped."""
         self.dropped[cause] = self.dropped.get(cause, 0) + 1
+
+    def tell(self, frame: wire.Control) -> None:
+        """Send an unnumbered frame, if there is a link."""
+        if self.current_link is not None:
+            self._urgent(self.current_link, frame)
+
+    def touch(self) -> None:
+        """Look at ``next_deadline`` again."""
+        self._touch()
 
     def _urgent(self, link: int, frame: wire.Control) -> None:
         if (state := self._links.get(link)) is not None:
@@ -547,18 +604,7 @@ class Session:
         if len(self._offered) >= self.limits.offers_max or len(self.streams) >= self.limits.streams_max:
             self.control(wire.Reject(frame.stream_id, REJECT_BUSY, "too many streams are waiting or open"))
             return
-        stream = Stream(
-            self,
-            frame.stream_id,
-            opener=False,
-            reliability=RELIABILITIES[frame.reliability],
-            name=frame.name,
-            metadata=frame.metadata,
-            send_limit=frame.credit,
-            receive_window=self.limits.stream_window_initial_bytes,
-            deadline=None,
-        )
-        self.streams[stream.id] = stream
+        stream = self._new_stream(frame, frame.credit, None, opener=False)
         self._offered.add(stream.id)
         self.emit(StreamOffered(Offer(stream)))
 

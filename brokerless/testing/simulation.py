@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from brokerless.address import Address
 from brokerless.config import Limits
-from brokerless.model import MessageReceived, Reliability, StreamMessages, StreamOffered
-from brokerless.protocol.actions import Admit, Cut, Dial
+from brokerless.model import MessageReceived, Reliability, StreamMessages, StreamOffered, UnreliableWaiting
+from brokerless.protocol.actions import Admit, Cut, Dial, Push
 from brokerless.protocol.core import NodeCore
+from brokerless.testing.sim_datagrams import SimDatagrams, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from brokerless.model import Event, Peer
+    from brokerless.model import Event, Message, Peer
     from brokerless.protocol.actions import Action
     from brokerless.protocol.stream import Stream
 
@@ -96,12 +97,14 @@ class SimNode:
         address: Address,
         limits: Limits,
         mesh_key: bytes,
+        has_datagrams: bool,
         options: dict[str, Any],
     ) -> None:
         self.network = network
         self.address = address
         self.limits = limits
         self.mesh_key = mesh_key
+        self.has_datagrams = has_datagrams
         self.options = options
         self.consumes = True
         self.accepts = True
@@ -117,6 +120,8 @@ class SimNode:
         self.actions: list[Action] = []
         self.received: dict[Stream, list[bytes]] = {}
         self.singles: list[bytes] = []
+        self.unreliable: list[Message] = []
+        self.pushes: set[Address] = set()
         self._pumping = False
         self._timer_at: float | None = None
         self.core = NodeCore(
@@ -125,6 +130,7 @@ class SimNode:
             mesh_key=self.mesh_key,
             limits=self.limits,
             wake=self.pump_soon,
+            plane=self.network.datagrams.plane(self) if self.has_datagrams else None,
             **self.options,
         )
 
@@ -135,19 +141,31 @@ class SimNode:
         self.core.learn(other.address, "sim", (f"sim://{other.address}",), other.core.boot, self.network.now)
         self.pump_soon()
 
-    def send(self, data: bytes, to: SimNode, timeout: float | None = 10.0, channel: int = 0) -> int:
-        """Send a reliable single message."""
+    def send(
+        self,
+        data: bytes,
+        to: SimNode,
+        timeout: float | None = 10.0,
+        channel: int = 0,
+        reliability: Reliability = Reliability.RELIABLE,
+    ) -> int:
+        """Send a single message."""
         now = self.network.now
         deadline = None if timeout is None else now + timeout
-        return self.core.send(data, to.address, Reliability.RELIABLE, channel, deadline, now)
+        return self.core.send(data, to.address, reliability, channel, deadline, now)
 
     def open_stream(
-        self, to: SimNode, name: str = "", metadata: bytes = b"", timeout: float | None = 10.0
+        self,
+        to: SimNode,
+        name: str = "",
+        metadata: bytes = b"",
+        timeout: float | None = 10.0,
+        reliability: Reliability = Reliability.RELIABLE,
     ) -> Stream:
-        """Open a reliable stream."""
+        """Open a stream."""
         now = self.network.now
         deadline = None if timeout is None else now + timeout
-        return self.core.open_stream(to.address, Reliability.RELIABLE, name, metadata, deadline, now)
+        return self.core.open_stream(to.address, reliability, name, metadata, deadline, now)
 
     def of_type(self, kind: type) -> list[Any]:
         """Return the events of that type."""
@@ -267,6 +285,8 @@ class SimNode:
             self.network.cut(self.links[action.link], by=self)
         elif isinstance(action, Admit) and self.admit is not None:
             self.core.admitted(action.link, self.admit(action.peer), self.network.now)
+        elif isinstance(action, Push):
+            connect(self, action)
 
     def _deliver(self, event: Event) -> None:
         self.events.append(event)
@@ -280,6 +300,12 @@ class SimNode:
             self.singles.append(event.message.data)
             if self.consumes:
                 event.message.origin.consume(1, len(event.message.data))
+        elif isinstance(event, UnreliableWaiting) and self.consumes:
+            while (item := event.unread.take()) is not None:
+                if event.stream is None:
+                    self.unreliable.append(item)
+                else:
+                    self.received.setdefault(event.stream, []).append(item)
         if self.on_event is not None:
             self.on_event(event)
 
@@ -300,6 +326,7 @@ class SimNetwork:
         self.now = 1000.0
         self.nodes: dict[Address, SimNode] = {}
         self.links: list[SimLink] = []
+        self.datagrams = SimDatagrams(self)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._steps_now = 0
         self._count = 0
@@ -311,10 +338,17 @@ class SimNetwork:
         self._count += 1
         return self._count
 
-    def add(self, limits: Limits | None = None, mesh_key: bytes = bytes(32), **options: Any) -> SimNode:
+    def add(
+        self,
+        limits: Limits | None = None,
+        mesh_key: bytes = bytes(32),
+        *,
+        has_datagrams: bool = False,
+        **options: Any,
+    ) -> SimNode:
         """Add a node that knows nobody. ``options`` go to its core."""
         address = Address(self.random.randbytes(32))
-        node = SimNode(self, address, limits or Limits(), mesh_key, options)
+        node = SimNode(self, address, limits or Limits(), mesh_key, has_datagrams, options)
         self.nodes[node.address] = node
         return node
 

@@ -1,0 +1,380 @@
+"""The datagrams of one session: sealed, numbered, sent on the path that works, joined, and handed on.
+
+Nothing here is sent twice, acknowledged or queued. Keys come by INFO, over the reliable link: each side draws
+the one under which it wants to receive. See ``docs/wire.md`` for the layout.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from brokerless.errors import BusError, MessageTooLarge, NoPath, SendQueueFull, WireError
+from brokerless.model import DropCause, Message, Reliability, UnreliableWaiting
+from brokerless.protocol import wire
+from brokerless.protocol.datagram import (
+    Answer,
+    Fragment,
+    Kind,
+    Opener,
+    Probe,
+    Sealer,
+    decode_plain,
+    encode_answer,
+    encode_probe,
+    frame_udp,
+)
+from brokerless.protocol.datagram_stream import KINDS, DatagramStream
+from brokerless.protocol.fragments import Reassembly, split
+from brokerless.protocol.measures import Reception
+from brokerless.protocol.paths import PUSH, Paths, parse_places
+from brokerless.protocol.replay import ReplayWindow
+from brokerless.protocol.sequencer import Sequencer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from brokerless.address import Address
+    from brokerless.config import Limits
+    from brokerless.model import DatagramPath, Event
+    from brokerless.protocol.datagram_plane import DatagramPlane
+    from brokerless.protocol.paths import Target, UdpPlace
+    from brokerless.protocol.stream import Stream
+
+KEY_OVERLAP_S = 10.0
+"""How long an older key still opens datagrams once a newer one is in use: longer than any stays under way."""
+
+KEYS_MAX = 8
+"""Keys that we drew and the peer may use: as many INFOs may be under way, or have died with their links."""
+
+SINGLE = 0
+"""Stand-in for a stream's number: a single message."""
+
+MESSAGE_COST_BYTES = 64
+"""What a message that waits costs beside its bytes."""
+
+RELIABILITIES = {kind: reliability for reliability, kind in KINDS.items()}
+
+
+class Drop(NamedTuple):
+    """A message that was not transmitted, and what to say of it."""
+
+    cause: DropCause
+    error: BusError
+
+
+class DatagramHost(Protocol):
+    """What they ask of their session."""
+
+    remote: Address
+    limits: Limits
+    streams: dict[int, Stream]
+
+    @property
+    def delivers(self) -> bool:
+        """True when the peer is here, and nothing that comes of it is stale."""
+
+    def emit(self, event: Event) -> None:
+        """Tell the application."""
+
+    def drop(self, cause: DropCause) -> None:
+        """Count something dropped."""
+
+    def tell(self, frame: wire.Control) -> None:
+        """Send an unnumbered frame, if there is a link."""
+
+    def touch(self) -> None:
+        """Look at ``next_deadline`` again."""
+
+
+class _Inbound:
+    """One key that we drew, and what came under it."""
+
+    __slots__ = ("forget_at", "opener", "window")
+
+    def __init__(self, opener: Opener) -> None:
+        self.opener = opener
+        self.window = ReplayWindow()
+        self.forget_at: float | None = None
+
+
+class Datagrams:
+    """Unreliable messages of one session, both directions.
+
+    Queries: ``path``, ``wants_push``, ``pull_places``, ``message_bytes_max``, ``next_deadline``, the counters.
+    Inputs: ``introduced``, ``established``, ``receive``, ``probed``, ``expire``, ``session_ended``.
+    Commands: ``announce``, ``send``.
+    """
+
+    def __init__(self, host: DatagramHost, plane: DatagramPlane) -> None:
+        self.plane = plane
+        self.remote = host.remote
+        self.message_bytes_max = host.limits.datagram_message_bytes_max
+        self.pull_places = ""
+        """Where the peer takes PUSH, as its INFO tells."""
+        self.sent = 0
+        self._host = host
+        self._port = plane.port
+        self._inbound: dict[int, _Inbound] = {}  # by index, in the order in which they were drawn
+        self._received_before = self._highest_before = 0  # under keys that are forgotten
+        self._sealer: Sealer | None = None
+        self._sealed_under: set[int] = set()
+        self._number = 0
+        self._sequencer = Sequencer()
+        self._reassembly = Reassembly(
+            host.limits.unreliable_queue_bytes_max, host.limits.reassembly_timeout_s
+        )
+        self._paths = Paths()
+        self._here = Reception()
+        self._there = Reception()  # as the peer tells it
+
+    # Queries
+
+    @property
+    def path(self) -> DatagramPath:
+        """What serves the peer."""
+        return self._paths.path
+
+    @property
+    def wants_push(self) -> bool:
+        """True when there should be a PUSH connection."""
+        return self._paths.wants_push and bool(self.pull_places)
+
+    @property
+    def received(self) -> int:
+        """Datagrams that came, each counted once."""
+        return self._received_before + sum(one.window.received for one in self._inbound.values())
+
+    @property
+    def _highest(self) -> int:
+        return self._highest_before + sum(one.window.highest for one in self._inbound.values())
+
+    @property
+    def loss(self) -> float | None:
+        """Share of the peer's datagrams that did not come, 0 to 1."""
+        return self._here.loss
+
+    @property
+    def loss_there(self) -> float | None:
+        """Share of ours that did not come there, 0 to 1."""
+        return self._there.loss
+
+    @property
+    def jitter_s(self) -> float | None:
+        """Variation of the transit time to us, in seconds."""
+        return self._here.jitter_s
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """Smoothed round trip over UDP, in seconds."""
+        return self._paths.rtt_s
+
+    def next_deadline(self) -> float | None:
+        """Return when ``expire`` has something to do."""
+        deadlines = [self._paths.next_deadline(), self._reassembly.next_deadline()]
+        deadlines += [inbound.forget_at for inbound in self._inbound.values()]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    # Commands
+
+    def announce(self) -> tuple[int, bytes]:
+        """Return a fresh index and key for the peer to seal with; 0 and nothing where there is no port."""
+        if self._port is None:
+            return 0, b""
+        index, key = self._port.draw_key()
+        self._inbound[index] = _Inbound(Opener(self._port.make_cipher(key)))
+        self.plane.readers[index] = self
+        if len(self._inbound) > KEYS_MAX:
+            self._forget(next(iter(self._inbound)))
+        return index, key
+
+    def send(self, kind: Kind, stream_id: int, channel: int, data: bytes) -> Drop | None:
+        """Transmit one message; return why it was not. Raises ``MessageTooLarge``."""
+        remote = self._host.remote
+        if len(data) > self.message_bytes_max:
+            text = f"an unreliable message of {len(data)} bytes, at most {self.message_bytes_max}"
+            raise MessageTooLarge(text, peer=remote)
+        if self._port is None or self._sealer is None:
+            return self._drop(DropCause.NO_PATH, NoPath("the peer takes no datagrams", peer=remote))
+        now = self._port.now()
+        self._paths.sent(now)
+        targets = self._paths.targets(now)
+        self._tend(now)
+        if not targets:
+            text = "neither UDP nor TCP for datagrams reaches the peer"
+            return self._drop(DropCause.NO_PATH, NoPath(text, peer=remote))
+        self._number += 1
+        for plain in split(kind, stream_id, channel, self._number, _stamp(now), data):
+            if not self._transmit(targets, plain):
+                full = SendQueueFull("the socket takes no more now", peer=remote)
+                return self._drop(DropCause.SEND_QUEUE_FULL, full)
+        return None
+
+    def _drop(self, cause: DropCause, error: BusError) -> Drop:
+        self._host.drop(cause)
+        return Drop(cause, error)
+
+    def _transmit(self, targets: Sequence[Target], plain: bytes) -> bool:
+        """Seal once, send to each; True if any took it: the peer drops what comes twice by its counter."""
+        assert self._port is not None
+        assert self._sealer is not None
+        sealed = self._sealer.seal(plain)
+        self.sent += 1
+        taken = False
+        for target in targets:
+            if target is PUSH:
+                taken |= self._port.send_push(self._host.remote, sealed)
+            else:
+                taken |= self._port.send_udp(target, frame_udp(sealed))
+        return taken
+
+    # Inputs
+
+    def introduced(self, info: wire.Info, now: float) -> None:
+        """The peer told its key and places; it does so with each INFO."""
+        index = info.datagram_index
+        if not index or not info.datagram_key or self._port is None:
+            return
+        self.message_bytes_max = min(
+            self._host.limits.datagram_message_bytes_max, info.datagram_message_bytes_max
+        )
+        if index not in self._sealed_under:  # under one that was used before, the counter would start again
+            self._sealed_under.add(index)
+            self._sealer = Sealer(index, self._port.make_cipher(info.datagram_key))
+        self.pull_places = info.pull_places
+        self._paths.learned(parse_places(info.udp_places), has_pull=bool(info.pull_places), now=now)
+        self._paths.established(now)
+        self._host.touch()
+
+    def receive(self, index: int, counter: int, sealed: bytes, place: UdpPlace | None, now: float) -> None:
+        """Take a datagram under one of our indexes; ``place`` None: it came by PUSH."""
+        inbound = self._inbound[index]
+        if not inbound.window.is_fresh(counter):
+            self._host.drop(DropCause.DUPLICATE)
+            return
+        plain = inbound.opener.open(sealed)
+        if plain is None:
+            self._host.drop(DropCause.UNAUTHENTICATED)
+            return
+        is_newest = counter > inbound.window.highest
+        inbound.window.add(counter)
+        if len(self._inbound) > 1:
+            is_newest = self._retire_before(index, now) and is_newest
+        try:
+            stamp, item = decode_plain(plain)
+        except WireError:
+            self._host.drop(DropCause.MALFORMED)
+            return
+        self._here.arrived(stamp, now)
+        if place is not None:
+            self._paths.heard(place, is_newest, now)
+        if isinstance(item, Fragment):
+            self._fragment(item, now)
+        elif isinstance(item, Probe):
+            self._answer(item, place, now)
+        else:
+            self._answered(item, now, by_link=False)
+        self._tend(now)
+
+    def _retire_before(self, index: int, now: float) -> bool:
+        """A key is in use: those drawn before it need not be kept for long. Return whether it is the newest."""
+        *older, newest = self._inbound
+        for other in older:
+            if other == index:
+                return False
+            if self._inbound[other].forget_at is None:
+                self._inbound[other].forget_at = now + KEY_OVERLAP_S
+                self._host.touch()
+        return newest == index
+
+    def _fragment(self, fragment: Fragment, now: float) -> None:
+        if not self._host.delivers:
+            self._host.drop(DropCause.STALE)
+            return
+        stream = self._stream_of(fragment)
+        if stream is None and fragment.stream_id:
+            self._host.drop(DropCause.STALE)  # its stream is over, or not open yet
+            return
+        dropped = self._reassembly.dropped
+        data = self._reassembly.add(fragment, now)
+        self._count_dropped(DropCause.INCOMPLETE, self._reassembly.dropped - dropped)
+        if data is not None:
+            self._deliver(fragment, stream, data, now)
+
+    def _stream_of(self, fragment: Fragment) -> DatagramStream | None:
+        stream = self._host.streams.get(fragment.stream_id)
+        if isinstance(stream, DatagramStream) and KINDS[stream.reliability] == fragment.kind:
+            return stream
+        return None
+
+    def _deliver(self, fragment: Fragment, stream: DatagramStream | None, data: bytes, now: float) -> None:
+        if fragment.kind == Kind.SEQUENCED:
+            if not self._sequencer.is_newer((fragment.stream_id, fragment.channel), fragment.number):
+                self._host.drop(DropCause.LATE)
+                return
+        if stream is not None:
+            dropped = stream.unread.dropped
+            if not stream.arrived(data):
+                self._host.drop(DropCause.LATE)
+            self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, stream.unread.dropped - dropped)
+            return
+        reliability = RELIABILITIES[fragment.kind]
+        message = Message(self._host.remote, data, reliability, fragment.channel, now)
+        dropped = self.plane.unread.dropped
+        if self.plane.unread.put(message, len(data) + MESSAGE_COST_BYTES):
+            self._host.emit(UnreliableWaiting(None, self.plane.unread))
+        self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, self.plane.unread.dropped - dropped)
+
+    def _count_dropped(self, cause: DropCause, count: int) -> None:
+        for _ in range(count):
+            self._host.drop(cause)
+
+    def _answer(self, probe: Probe, place: UdpPlace | None, now: float) -> None:
+        """Say that a probe came, on the link, and the way it came: either proves the way here."""
+        answer = (probe.token, self.received, self._highest)
+        self._here.counted(*answer[1:], now)
+        self._host.tell(wire.Probed(*answer))
+        if place is not None and self._sealer is not None and self._port is not None:
+            sealed = self._sealer.seal(encode_answer(*answer, _stamp(now)))
+            self.sent += 1
+            self._port.send_udp(place, frame_udp(sealed))
+
+    def probed(self, frame: wire.Probed, now: float) -> None:
+        """The peer says on the link that a probe of ours came."""
+        self._answered(Answer(*frame), now, by_link=True)
+
+    def _answered(self, answer: Answer, now: float, *, by_link: bool) -> None:
+        self._paths.answered(answer.token, now, by_link=by_link)
+        self._there.counted(answer.received, answer.highest, now)
+        self._host.touch()
+
+    def expire(self, now: float) -> None:
+        """Act on what time has come for."""
+        dropped = self._reassembly.dropped
+        self._reassembly.expire(now)
+        self._count_dropped(DropCause.INCOMPLETE, self._reassembly.dropped - dropped)
+        for index, inbound in list(self._inbound.items()):
+            if inbound.forget_at is not None and inbound.forget_at <= now:
+                self._forget(index)
+        self._paths.expire(now)
+        self._tend(now)
+
+    def _tend(self, now: float) -> None:
+        """Send the probes that are due."""
+        for target, token in self._paths.take_probes(now):
+            self._transmit((target,), encode_probe(token, _stamp(now)))
+
+    def _forget(self, index: int) -> None:
+        inbound = self._inbound.pop(index)
+        del self.plane.readers[index]
+        self._received_before += inbound.window.received
+        self._highest_before += inbound.window.highest
+
+    def session_ended(self) -> None:
+        """Open nothing any more."""
+        for index in list(self._inbound):
+            self._forget(index)
+        self._sealer = None
+
+
+def _stamp(now: float) -> int:
+    return int(now * 1e6) & wire.U32_MAX
