@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class TransportPort:
     """Sends by a transport. It is a ``brokerless.protocol.datagram_plane.DatagramPort``."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self) -> None:
+        self.transport: Transport | None = None
+        """Set once there is one; the core that sends comes first."""
 
     def now(self) -> float:
         """Return the time, as the pump reads it."""
@@ -28,11 +29,11 @@ class TransportPort:
 
     def send_udp(self, place: UdpPlace, datagram: bytes) -> bool:
         """Send at once; False: the socket's buffer is full."""
-        return self._transport.send_datagram(place, datagram)
+        return self.transport is not None and self.transport.send_datagram(place, datagram)
 
     def send_push(self, remote: Address, sealed: bytes) -> bool:
         """Send at once; False: the queue is full, or there is no connection."""
-        return self._transport.send_push(remote, sealed)
+        return self.transport is not None and self.transport.send_push(remote, sealed)
 
     def draw_key(self) -> tuple[int, bytes]:
         """Return a random index and a random key."""

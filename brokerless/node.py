@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from brokerless.address import TICKET_ENDPOINTS_MAX, Ticket
 from brokerless.admission import Admission
 from brokerless.clock import now as read_clock
+from brokerless.datagram_port import TransportPort
 from brokerless.discovery import Beacon
 from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, IdentityInUse, StartError
 from brokerless.identity import Identity
@@ -23,6 +24,8 @@ from brokerless.interfaces import expand_wildcards
 from brokerless.private_files import make_private_directory
 from brokerless.protocol import actions, wire
 from brokerless.protocol.core import NodeCore
+from brokerless.protocol.datagram_plane import DatagramPlane
+from brokerless.protocol.paths import PLACES_MAX
 from brokerless.pump import Pump
 from brokerless.transport import Transport, fits_ipc
 from brokerless.trust import MeshTrust, mesh_key, private_directory
@@ -119,6 +122,8 @@ class Node:
         self._require_open()
         assert self._trust is not None
         config = self._config
+        port = TransportPort()
+        plane = DatagramPlane(port, config.limits.unreliable_queue_bytes_max)
         self._core = NodeCore(
             address=self.address,
             boot=secrets.randbits(63) + 1,
@@ -129,6 +134,7 @@ class Node:
             metadata=self._metadata,
             asks_admission=callable(config.admit),
             allowed=None if config.admit is None or callable(config.admit) else frozenset(config.admit),
+            plane=plane,
         )
         if callable(config.admit):
             self._admission = Admission(config.admit, config.limits.admit_timeout_s)
@@ -138,6 +144,9 @@ class Node:
         )
         place = _ipc_directory(directory)
         self._endpoints = await self._transport.start(self._hosts, config.port, place)
+        port.transport = self._transport
+        plane.udp_places = self._told_places(self._transport.udp_places)
+        plane.pull_places = self._told_places(self._transport.pull_places)
         self._pump.start(loop, self._transport)
         await self._start_discoveries(directory)
 
@@ -207,6 +216,15 @@ class Node:
     def _places(self) -> tuple[str, ...]:
         """Where others may try us."""
         return tuple(self._config.advertise) or expand_wildcards(self._endpoints)
+
+    def _told_places(self, bound: Sequence[str]) -> str:
+        """Return where others may try the sockets bound there, as INFO tells it."""
+        endpoints = expand_wildcards(f"tcp://{place}" for place in bound)
+        if self._config.advertise and endpoints:  # other addresses lead here, with the same ports
+            number = endpoints[0].rpartition(":")[2]
+            hosts = [place.rpartition(":")[0] for place in self._config.advertise]
+            endpoints = tuple(dict.fromkeys(f"{host}:{number}" for host in hosts))
+        return ",".join(endpoint.removeprefix("tcp://") for endpoint in endpoints[:PLACES_MAX])
 
     async def close(self, timeout: float | None = 5.0) -> bool:  # noqa: ASYNC109 - it drains, never raises
         """Finish what is under way, say goodbye, and let go of everything.
@@ -344,7 +362,8 @@ class Node:
     ) -> int:
         """Send a single message; ``SendDone`` with the returned id follows exactly once.
 
-        Raises ``MessageTooLarge``, ``SendQueueFull``, ``UnknownPeer``, ``PeerLost``, ``BusClosed``.
+        An unreliable one is transmitted at once or not at all: ``timeout`` is not for it. Raises
+        ``MessageTooLarge``, ``SendQueueFull``, ``UnknownPeer``, ``PeerLost``, ``BusClosed``.
         """
         core, now = self._running()
         return core.send(data, to, reliability, channel, None if timeout is None else now + timeout, now)
@@ -432,6 +451,11 @@ class Node:
                 self._start_task(self._ask_admission(link, peer))
             case actions.Refused(error):
                 self._warn_of_refusal(error, self._pump.now())
+            case actions.Push(remote, places):
+                if places:
+                    self._transport.open_push(remote, places)
+                else:
+                    self._transport.close_push(remote)
             case actions.Superseded():
                 self.failure = IdentityInUse(
                     "another live process has this identity", hint="give each process an identity of its own"

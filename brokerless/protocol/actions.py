@@ -54,7 +54,7 @@ class Push:
     """Have a PUSH connection to one of the peer's ``places``, in the order given; none: have none."""
 
     remote: Address
-    places: tuple[tuple[str, int], ...]
+    places: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -648,7 +648,7 @@ class NodeCore:
 
     def push(self, remote: Address, places: str) -> None:
         """Have a PUSH connection to one of these places; none: have none."""
-        self._actions.append(Push(remote, tuple(parse_places(places))))
+        self._actions.append(Push(remote, tuple(str(place) for place in parse_places(places))))
         self._wake()
 
     def superseded(self) -> None:

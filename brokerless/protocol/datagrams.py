@@ -369,6 +369,11 @@ class Datagrams:
         self._received_before += inbound.window.received
         self._highest_before += inbound.window.highest
 
+    def forget(self, stream_id: int) -> None:
+        """A stream is over: free what is kept for it."""
+        self._reassembly.forget(stream_id)
+        self._sequencer.forget((stream_id, 0))
+
     def session_ended(self) -> None:
         """Open nothing any more."""
         for index in list(self._inbound):

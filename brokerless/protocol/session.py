@@ -483,6 +483,8 @@ class Session:
     def retire(self, stream: Stream) -> None:
         """The stream is over."""
         self.streams.pop(stream.id, None)
+        if isinstance(stream, DatagramStream):
+            self.datagrams.forget(stream.id)
         self._offered.discard(stream.id)
         self._timers.remove(stream)
 

@@ -147,6 +147,14 @@ class Pong(NamedTuple):
     token: int
 
 
+class Probed(NamedTuple):
+    """A probe came."""
+
+    token: int
+    received: int
+    highest: int
+
+
 class Farewell(enum.IntEnum):
     """Why a session ends. A reader takes codes that it does not know as a plain end."""
 
@@ -214,6 +222,11 @@ class Info:
     liveness_ms: int
     name: str = ""
     metadata: bytes = b""
+    datagram_index: int = 0
+    datagram_key: bytes = b""
+    datagram_message_bytes_max: int = 64 * 1024
+    udp_places: str = ""
+    pull_places: str = ""
 
     _BOUNDS: ClassVar[dict[str, int]] = {
         "boot": U64_MAX,
@@ -226,10 +239,12 @@ class Info:
         "single_credit": U32_MAX,
         "streams_max": U32_MAX,
         "liveness_ms": U32_MAX,
+        "datagram_index": U64_MAX,
+        "datagram_message_bytes_max": U32_MAX,
     }
 
 
-Control: TypeAlias = Open | Accept | Reject | Grant | Blocked | Finish | Close | Reset | Ping | Pong | Goodbye
+Control: TypeAlias = Open | Accept | Reject | Grant | Blocked | Finish | Close | Reset | Ping | Pong | Goodbye | Probed
 Frame: TypeAlias = Control | Data | Chunk | Info
 
 
@@ -258,6 +273,7 @@ _SHAPES: dict[type[Control], tuple[int, tuple[int | tuple[type, int], ...]]] = {
     Ping: (0x11, (U64_MAX, U64_MAX)),
     Pong: (0x12, (U64_MAX,)),
     Goodbye: (0x13, (U32_MAX, _TEXT)),
+    Probed: (0x14, (U64_MAX, U64_MAX, U64_MAX)),
 }
 _CONTROL_BY_CODE = {code: (frame_type, shape) for frame_type, (code, shape) in _SHAPES.items()}
 DATA_CODE = 0x04
@@ -434,7 +450,7 @@ def _decode_info(body: bytes) -> Info:
     known = {f.name: values[f.name] for f in fields(Info) if f.name in values}
     for name, value in known.items():
         bound = Info._BOUNDS.get(name)
-        _check(f"INFO {name}", value, _NAME if name == "name" else _BLOB if bound is None else bound)
+        _check(f"INFO {name}", value, _NAME if name == "name" else _TEXT if name.endswith("places") else _BLOB if bound is None else bound)
     try:
         return Info(**known)
     except TypeError as error:
