@@ -59,7 +59,7 @@ class Limits:
     streams_max: int = 32_768
     """Streams open with one peer; each costs about 2 KiB before its first message."""
     offers_max: int = 256
-    """Streams of one peer waiting for acceptance; more are rejected, so a flood costs little."""
+    """Streams of one peer waiting for acceptance; its others wait at its side, so a flood costs little."""
     peers_max: int = 4_096
     """Peers in the roster; records beyond it are ignored and counted."""
     eager_dials_max: int = 64

@@ -16,8 +16,8 @@ PIECE_BYTES = 40
 """What a piece takes beside its payload."""
 
 LOST_MAX = 256
-"""Messages given up whose late fragments are still told from those of new ones. Without it, a message given up
-for room would come back with its next fragment and displace another: none would ever be whole."""
+"""Messages given up whose late fragments are still told from those of new ones. Otherwise one given up for
+room would come back with its next fragment and displace another: none would ever be whole."""
 
 
 def split(kind: Kind, stream_id: int, channel: int, number: int, stamp: int, data: bytes) -> list[bytes]:

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 KEYS_MAX = 4_096
-"""Streams and channels whose newest number is known: a peer may name four billion channels, and this costs less
-than a megabyte."""
+"""Streams and channels whose newest number is known, of the four billion channels that a peer may name; they
+take about a megabyte."""
 
 
 class Sequencer:

@@ -20,6 +20,7 @@ from brokerless.protocol.datagram_stream import DatagramStream
 from brokerless.protocol.datagrams import Datagrams
 from brokerless.protocol.flight import Flight, Receipt
 from brokerless.protocol.liveness import Liveness, Verdict
+from brokerless.protocol.openings import Openings
 from brokerless.protocol.singles import Singles
 from brokerless.protocol.stream import Stream
 from brokerless.protocol.stream_state import UNTAKEN
@@ -133,7 +134,8 @@ class Session:
         self._granted: Stream | Singles | None = None
         self._granting = False
         self._timers: Timers[Stream | Singles] = Timers()
-        self._offered: set[int] = set()
+        self._openings = Openings(self._offer)
+        self._offered: set[int] = set()  # by the peer
         self._lower = local < remote
         self._next_id = 2 if self._lower else 1
         self._next_their_id = 1 if self._lower else 2
@@ -223,6 +225,7 @@ class Session:
             stream_credit=self.limits.stream_window_initial_bytes,
             single_credit=self.limits.stream_window_initial_bytes,
             streams_max=self.limits.streams_max,
+            offers_max=self.limits.offers_max,
             liveness_ms=int(self.limits.liveness_s * 1000),
             name=name,
             metadata=metadata,
@@ -248,6 +251,7 @@ class Session:
         for stream in list(self.streams.values()):
             stream.established(info.stream_credit)
         self.singles.established(info.single_credit)
+        self._openings.allow(max(1, info.offers_max))  # none at all would leave offers without an answer
 
     def link_ready(self, link: int, received: int, now: float) -> None:
         """A link is agreed to carry this session; the peer has received up to that number."""
@@ -378,7 +382,7 @@ class Session:
     def open_stream(
         self, reliability: Reliability, name: str, metadata: bytes, deadline: float | None
     ) -> Stream:
-        """Offer a stream to the peer. Raises ``UsageError`` when no more may be open."""
+        """Offer a stream to the peer, when it may. Raises ``UsageError`` when no more may be open."""
         if len(self.streams) >= min(self.limits.streams_max, self._their_streams_max):
             raise UsageError(f"{len(self.streams)} streams are open, the most allowed", peer=self.remote)
         if self._next_id > wire.STREAM_ID_MAX:
@@ -390,7 +394,7 @@ class Session:
             window = self.limits.stream_window_initial_bytes
         offer = wire.Open(stream_id, RELIABILITIES.index(reliability), name, metadata, window)
         stream = self._new_stream(offer, self._their_stream_credit, deadline, opener=True)
-        self.control(offer)
+        self._openings.add(stream, wire.encode_control(offer))
         self.deadline_changed(stream)
         return stream
 
@@ -434,6 +438,7 @@ class Session:
         for _ in self._held:
             self.drop(DropCause.STALE)
         self._held.clear()
+        self._openings.allow(0)
         for stream in list(self.streams.values()):
             stream.session_ended(error)
         self.singles.session_ended(error)
@@ -470,13 +475,24 @@ class Session:
 
     def schedule(self, stream: Stream | Singles) -> None:
         """The stream has something to send."""
-        self._active.append(stream)
+        if stream.id not in self._openings:
+            self._active.append(stream)
+            if self.current_link is not None:
+                self._wake(self.current_link)
+
+    def control(self, frame: wire.StreamControl) -> None:
+        """Send a numbered control frame, before data."""
+        if frame.stream_id in self._openings:
+            self._openings.hold(frame.stream_id, wire.encode_control(frame))
+            return
+        self._control.append(wire.encode_control(frame))
         if self.current_link is not None:
             self._wake(self.current_link)
 
-    def control(self, frame: wire.Control) -> None:
-        """Send a numbered control frame, before data."""
-        self._control.append(wire.encode_control(frame))
+    def _offer(self, stream: Stream, frames: list[bytes]) -> None:
+        self._control.extend(frames)
+        if stream.has_output:
+            self._active.append(stream)
         if self.current_link is not None:
             self._wake(self.current_link)
 
@@ -485,6 +501,7 @@ class Session:
         self.streams.pop(stream.id, None)
         if isinstance(stream, DatagramStream):
             self.datagrams.forget(stream.id)
+        self._openings.over(stream.id)
         self._offered.discard(stream.id)
         self._timers.remove(stream)
 
@@ -597,9 +614,10 @@ class Session:
     # Numbered frames, one handler each
 
     def _on_open(self, frame: wire.Open, now: float) -> None:
-        if frame.stream_id != self._next_their_id:
-            raise RemoteProtocolError(f"OPEN of stream {frame.stream_id}, expected {self._next_their_id}")
-        self._next_their_id += 2
+        expected = self._next_their_id
+        if frame.stream_id < expected or frame.stream_id % 2 != expected % 2:
+            raise RemoteProtocolError(f"OPEN of stream {frame.stream_id}, expected {expected} or a later one")
+        self._next_their_id = frame.stream_id + 2
         if self.is_leaving:
             self.control(wire.Reject(frame.stream_id, UNTAKEN, "the bus is being closed"))
             return
@@ -615,13 +633,17 @@ class Session:
         stream = self.streams.get(stream_id)
         if stream is None:
             ours = stream_id % 2 == self._next_id % 2
-            if stream_id == 0 or stream_id >= (self._next_id if ours else self._next_their_id):
-                raise RemoteProtocolError(f"a frame of stream {stream_id}, which was never opened")
+            is_opened = 0 < stream_id < (self._next_id if ours else self._next_their_id)
+        else:
+            is_opened = stream_id not in self._openings
+        if not is_opened:
+            raise RemoteProtocolError(f"a frame of stream {stream_id}, which was never opened")
         return stream
 
     def _on_accept(self, frame: wire.Accept, now: float) -> None:
         if (stream := self._of_stream(frame.stream_id)) is not None:
             stream.on_accept(frame)
+            self._openings.over(frame.stream_id)
 
     def _on_reject(self, frame: wire.Reject, now: float) -> None:
         if (stream := self._of_stream(frame.stream_id)) is not None:

@@ -27,7 +27,7 @@ class StreamHost(Protocol):
     def schedule(self, stream: Lane) -> None:
         """Ask the stream for ``next_frame`` until its ``has_output`` is false."""
 
-    def control(self, frame: wire.Control) -> None:
+    def control(self, frame: wire.StreamControl) -> None:
         """Send one numbered control frame: in order, before the data frames asked for after it."""
 
     def emit(self, event: Event) -> None:

@@ -219,6 +219,8 @@ class Info:
     single_credit: int
     """Cumulative limit for single messages at the session's start."""
     streams_max: int
+    offers_max: int = 256
+    """Streams of the reader that may wait for acceptance; it had better not offer more."""
     liveness_ms: int
     name: str = ""
     metadata: bytes = b""
@@ -238,13 +240,15 @@ class Info:
         "stream_credit": U32_MAX,
         "single_credit": U32_MAX,
         "streams_max": U32_MAX,
+        "offers_max": U32_MAX,
         "liveness_ms": U32_MAX,
         "datagram_index": U64_MAX,
         "datagram_message_bytes_max": U32_MAX,
     }
 
 
-Control: TypeAlias = Open | Accept | Reject | Grant | Blocked | Finish | Close | Reset | Ping | Pong | Goodbye | Probed
+StreamControl: TypeAlias = Open | Accept | Reject | Grant | Blocked | Finish | Close | Reset
+Control: TypeAlias = StreamControl | Ping | Pong | Goodbye | Probed
 Frame: TypeAlias = Control | Data | Chunk | Info
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ from brokerless.protocol.session import (
     TURN_BYTES,
     SessionState,
 )
-from brokerless.protocol.stream_state import UNTAKEN
+from brokerless.protocol.stream_state import UNTAKEN, StreamState
 from brokerless.testing.simulation import SimNetwork
 from tests.protocol.talk import HIGHER, LOWER, Side, Talk, frames, packet
 
@@ -128,11 +129,12 @@ def test_what_was_queued_and_is_too_large_for_the_peer_ends_when_its_limit_is_kn
 
 
 def test_info_tells_what_the_peer_needs() -> None:
-    limits = Limits(message_bytes_max=5000, stream_window_initial_bytes=2000, streams_max=9, liveness_s=1.5)
+    limits = Limits(message_bytes_max=5000, stream_window_initial_bytes=2000, offers_max=3, liveness_s=1.5)
     talk = Talk(limits, established=False)
     info = talk.near.session.info("name", b"meta")
     assert (info.boot, info.epoch, info.their_boot, info.their_epoch) == (0x10, 1, 0, 0)
-    assert (info.message_bytes_max, info.streams_max, info.liveness_ms) == (5000, 9, 1500)
+    assert (info.message_bytes_max, info.offers_max, info.liveness_ms) == (5000, 3, 1500)
+    assert info.streams_max == Limits().streams_max
     assert (info.stream_credit, info.single_credit) == (2000, 2000)
     assert (info.name, info.metadata, info.received) == ("name", b"meta", 0)
     talk.establish()
@@ -601,7 +603,7 @@ def test_what_was_never_sent_cannot_be_acknowledged() -> None:
         talk.near.session.link_ready(2, 1, talk.now)
 
 
-@pytest.mark.parametrize(("side", "right", "wrong"), [("near", 1, (0, 2, 3, 5)), ("far", 2, (0, 1, 4, 6))])
+@pytest.mark.parametrize(("side", "right", "wrong"), [("near", 1, (0, 2, 4)), ("far", 2, (0, 1, 3))])
 def test_streams_are_opened_in_turn(side: str, right: int, wrong: tuple[int, ...]) -> None:
     for stream_id in wrong:
         receiver = getattr(Talk(), side).session
@@ -705,23 +707,96 @@ def test_streams_of_both_sides_count() -> None:
 
 
 def test_a_flood_of_offers_is_turned_down() -> None:
-    talk = Talk(Limits(offers_max=4))
-    for _ in range(10):
-        talk.near.open()
-    talk.pump()
-    rejections = [event.error for event in talk.near.of_type(StreamEnded)]
-    assert [(error.code, error.reason) for error in rejections] == [
+    far = Talk(Limits(offers_max=4)).far
+    for number in range(10):
+        far.session.receive(1, packet(wire.Open(2 * number + 2, 0, "", b"", 0), number=number + 1), 30, 100.0)
+    assert len(far.offered) == 4
+    rejected = [frame for frame in said_by(far) if isinstance(frame, wire.Reject)]
+    assert [(frame.code, frame.reason) for frame in rejected] == [
         (REJECT_BUSY, "too many streams are waiting or open")
     ] * 6
-    assert len(talk.far.offered) == 4
-    for stream in talk.far.offered[:2]:
-        talk.far.session.accept(stream, b"")  # no longer waiting
-    talk.far.offered[2].reject(1)
+    for stream in far.offered[:2]:
+        far.session.accept(stream, b"")  # no longer waiting
+    far.offered[2].reject(1)
+    for number in range(10, 14):
+        far.session.receive(1, packet(wire.Open(2 * number + 2, 0, "", b"", 0), number=number + 1), 30, 100.0)
+    assert len(far.offered) == 4 + 3
+
+
+def said_by(side: Side) -> list[Any]:
+    said: list[Any] = []
+    while (data := side.session.next_packet(1, 100.0)) is not None:
+        said += wire.decode_packet(data).frames
+    return said
+
+
+def test_who_opens_more_than_the_other_side_lets_wait_holds_them_back() -> None:
+    talk = Talk(Limits(), Limits(offers_max=4))
+    ours = [talk.near.open(str(number)) for number in range(10)]
+    for number, stream in enumerate(ours):
+        stream.send(b"%d" % number)
+    ours[5].abort()  # the other side never hears of it
+    ours[6].close()
     talk.pump()
-    for _ in range(4):
+    assert [stream.name for stream in talk.far.offered] == ["0", "1", "2", "3"]
+    assert talk.far.offered[0].id == ours[0].id
+    talk.far.session.accept(talk.far.offered[0], b"")
+    talk.far.offered[1].reject(1)
+    ours[2].abort()
+    talk.pump()
+    assert [stream.name for stream in talk.far.offered[4:]] == ["4", "6", "7"]
+    for _ in range(3):
+        for stream in talk.far.offered:
+            talk.far.session.accept(stream, b"") if stream.state is StreamState.OFFERED else None
+        talk.pump()
+    assert [stream.name for stream in talk.far.offered[7:]] == ["8", "9"]
+    taken = [stream for stream in talk.far.offered if stream.name in "0346789"]
+    assert [talk.far.received(stream) for stream in taken] == [[stream.name.encode()] for stream in taken]
+    assert talk.near.session.is_idle
+
+
+def test_an_offer_that_is_held_back_has_its_time_as_any_other() -> None:
+    talk = Talk(Limits(), Limits(offers_max=1))
+    talk.near.open()
+    held = talk.near.open(deadline=talk.now + 1.0)
+    held.finish()
+    talk.pump()
+    talk.wait(1.0)
+    (ended,) = talk.near.of_type(StreamEnded)
+    assert ended.stream is held
+    assert type(ended.error) is OpenTimeout
+    assert len(talk.far.offered) == 1
+
+
+def test_offers_wait_for_the_other_sides_limit_and_end_with_the_session() -> None:
+    talk = Talk(Limits(), Limits(offers_max=2), established=False)
+    for _ in range(3):
         talk.near.open()
+    talk.establish()
+    talk.link()
     talk.pump()
-    assert len(talk.far.offered) == 4 + 3
+    assert len(talk.far.offered) == 2
+    talk.near.session.end(LOST)
+    assert [ended.error for ended in talk.near.of_type(StreamEnded)] == [LOST] * 3
+
+
+def test_a_side_that_takes_no_offers_is_asked_one_by_one() -> None:
+    talk = Talk(established=False)
+    told = dataclasses.replace(talk.far.session.info("", b""), offers_max=0)
+    talk.near.session.establish(told, talk.now)
+    talk.near.session.link_ready(1, 0, talk.now)
+    talk.near.open()
+    talk.near.open()
+    assert [type(frame) for frame in said_by(talk.near)] == [wire.Open]
+
+
+def test_an_answer_to_an_offer_that_was_not_made_is_a_fault() -> None:
+    talk = Talk(Limits(), Limits(offers_max=1))
+    talk.near.open()
+    held = talk.near.open()
+    talk.pump()
+    with pytest.raises(RemoteProtocolError, match="never opened"):
+        talk.near.session.receive(1, packet(wire.Accept(held.id, b"", 0), number=1), 30, talk.now)
 
 
 def test_offers_that_were_withdrawn_make_room() -> None:

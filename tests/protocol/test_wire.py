@@ -87,11 +87,12 @@ INFO_FIELDS: dict[str, Any] = {
     "stream_credit": U32,
     "single_credit": U32,
     "streams_max": U32,
+    "offers_max": U32,
     "liveness_ms": U32,
     "name": NAME,
     "metadata": BLOB,
 }
-INFO_OPTIONAL = {"their_boot", "their_epoch", "received", "name", "metadata"}
+INFO_OPTIONAL = {"their_boot", "their_epoch", "received", "offers_max", "name", "metadata"}
 EVERY_FIELD = [(kind, position) for kind, allowed in FIELDS.items() for position in range(len(allowed))]
 
 
