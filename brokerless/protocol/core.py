@@ -22,7 +22,6 @@ from brokerless.errors import (
     PeerRefused,
     RemoteProtocolError,
     UnknownPeer,
-    UsageError,
 )
 from brokerless.model import DropCause, LossReason, NodeStats, PeerChanged, Reliability, SendDone
 from brokerless.protocol import wire
@@ -666,4 +665,3 @@ def _is_goodbye(data: bytes) -> bool:
         return any(isinstance(frame, wire.Goodbye) for frame in wire.decode_packet(data).frames)
     except RemoteProtocolError:
         return False
-

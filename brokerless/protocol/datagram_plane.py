@@ -1,4 +1,4 @@
-"""What the sessions of a node share for their datagrams: the sockets, the keys by index, the single messages."""
+"""What a node's sessions share for their datagrams: the port, the keys by index, single messages unread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from brokerless.protocol.paths import UdpPlace
 
 SINGLES_BYTES_MAX = 1024 * 1024
-"""Single messages of all peers that wait for the application; the default of ``unreliable_queue_bytes_max``."""
+"""Single messages of all peers that wait for the application, where ``Limits`` do not say otherwise."""
 
 
 class DatagramPort(Protocol):
@@ -70,7 +70,8 @@ class DatagramPlane:
         """Take the payload of a UDP packet from that place. Return the session that it was of, or None."""
         sealed = unframe_udp(datagram)
         if sealed is None:
-            return self._drop(DropCause.MALFORMED)
+            self._drop(DropCause.MALFORMED)
+            return None
         return self._received(sealed, place, now)
 
     def push_received(self, sealed: bytes, now: float) -> DatagramReader | None:
@@ -80,11 +81,13 @@ class DatagramPlane:
     def _received(self, sealed: bytes, place: UdpPlace | None, now: float) -> DatagramReader | None:
         read = header(sealed)
         if read is None:
-            return self._drop(DropCause.MALFORMED)
+            self._drop(DropCause.MALFORMED)
+            return None
         index, counter = read
         reader = self.readers.get(index)
         if reader is None:
-            return self._drop(DropCause.UNAUTHENTICATED)
+            self._drop(DropCause.UNAUTHENTICATED)
+            return None
         reader.receive(index, counter, sealed, place, now)
         return reader
 

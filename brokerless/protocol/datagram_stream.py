@@ -30,8 +30,8 @@ KINDS = {Reliability.UNRELIABLE: Kind.UNRELIABLE, Reliability.SEQUENCED: Kind.SE
 class DatagramStream(Stream):
     """One stream of unreliable or sequenced messages, either end.
 
-    As ``Stream``, except: ``send`` transmits at once, and raises ``NoPath`` or ``SendQueueFull`` where that is
-    not possible; messages are taken from ``unread``, told of by ``UnreliableWaiting``, and not consumed;
+    As ``Stream``, except: ``send`` transmits at once, and raises ``NoPath`` or ``SendQueueFull`` where that
+    is not possible; messages are taken from ``unread``, told of by ``UnreliableWaiting``, and not consumed;
     there are no receipts. *Input* besides: ``arrived``.
     """
 
@@ -116,7 +116,7 @@ class DatagramStream(Stream):
     def send(self, data: bytes) -> int:
         """Transmit one message; return its sequence number, which counts failed ones, too.
 
-        Raises ``NoPath``, ``SendQueueFull`` or ``MessageTooLarge`` where it cannot be, or what ended the stream.
+        Raises ``NoPath``, ``SendQueueFull`` or ``MessageTooLarge``, or what ended the stream.
         """
         if type(data) is not bytes:
             raise TypeError(f"a message is bytes, not {type(data).__name__}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from brokerless.errors import BusError, MessageTooLarge, NoPath, SendQueueFull, WireError
-from brokerless.model import DropCause, Message, Reliability, UnreliableWaiting
+from brokerless.model import DatagramPath, DropCause, Message, UnreliableWaiting
 from brokerless.protocol import wire
 from brokerless.protocol.datagram import (
     Answer,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from brokerless.address import Address
     from brokerless.config import Limits
-    from brokerless.model import DatagramPath, Event
+    from brokerless.model import Event
     from brokerless.protocol.datagram_plane import DatagramPlane
     from brokerless.protocol.paths import Target, UdpPlace
     from brokerless.protocol.stream import Stream
@@ -100,9 +100,9 @@ class _Inbound:
 class Datagrams:
     """Unreliable messages of one session, both directions.
 
-    Queries: ``path``, ``wants_push``, ``pull_places``, ``message_bytes_max``, ``next_deadline``, the counters.
-    Inputs: ``introduced``, ``established``, ``receive``, ``probed``, ``expire``, ``session_ended``.
-    Commands: ``announce``, ``send``.
+    Queries: ``path``, ``wants_push``, ``is_settled``, ``message_bytes_max``, ``next_deadline``, the counters.
+    Inputs: ``introduced``, ``receive``, ``probed``, ``expire``, ``session_ended``. Commands: ``announce``,
+    ``send``, ``forget``.
     """
 
     def __init__(self, host: DatagramHost, plane: DatagramPlane) -> None:
@@ -112,6 +112,9 @@ class Datagrams:
         self.pull_places = ""
         """Where the peer takes PUSH, as its INFO tells."""
         self.sent = 0
+        self.told_path = DatagramPath.NONE
+        """The path that was told upward; and whether there is a PUSH connection, or is to be one."""
+        self.has_push = False
         self._host = host
         self._port = plane.port
         self._inbound: dict[int, _Inbound] = {}  # by index, in the order in which they were drawn
@@ -138,6 +141,11 @@ class Datagrams:
     def wants_push(self) -> bool:
         """True when there should be a PUSH connection."""
         return self._paths.wants_push and bool(self.pull_places)
+
+    @property
+    def is_settled(self) -> bool:
+        """False when there is something to be done about the path: to tell of it, or to see to PUSH."""
+        return self.path is self.told_path and self.wants_push is self.has_push
 
     @property
     def received(self) -> int:
@@ -169,7 +177,9 @@ class Datagrams:
         return self._paths.rtt_s
 
     def next_deadline(self) -> float | None:
-        """Return when ``expire`` has something to do."""
+        """Return when ``expire`` has something to do, or whoever calls it; long ago: at once."""
+        if not self.is_settled:
+            return 0.0
         deadlines = [self._paths.next_deadline(), self._reassembly.next_deadline()]
         deadlines += [inbound.forget_at for inbound in self._inbound.values()]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -276,7 +286,7 @@ class Datagrams:
         self._tend(now)
 
     def _retire_before(self, index: int, now: float) -> bool:
-        """A key is in use: those drawn before it need not be kept for long. Return whether it is the newest."""
+        """A key is in use: those drawn before it go soon. Return whether it is the newest."""
         *older, newest = self._inbound
         for other in older:
             if other == index:
@@ -299,6 +309,8 @@ class Datagrams:
         self._count_dropped(DropCause.INCOMPLETE, self._reassembly.dropped - dropped)
         if data is not None:
             self._deliver(fragment, stream, data, now)
+        else:
+            self._host.touch()
 
     def _stream_of(self, fragment: Fragment) -> DatagramStream | None:
         stream = self._host.streams.get(fragment.stream_id)
@@ -307,10 +319,10 @@ class Datagrams:
         return None
 
     def _deliver(self, fragment: Fragment, stream: DatagramStream | None, data: bytes, now: float) -> None:
-        if fragment.kind == Kind.SEQUENCED:
-            if not self._sequencer.is_newer((fragment.stream_id, fragment.channel), fragment.number):
-                self._host.drop(DropCause.LATE)
-                return
+        lane = fragment.stream_id, fragment.channel
+        if fragment.kind is Kind.SEQUENCED and not self._sequencer.is_newer(lane, fragment.number):
+            self._host.drop(DropCause.LATE)
+            return
         if stream is not None:
             dropped = stream.unread.dropped
             if not stream.arrived(data):
@@ -360,8 +372,11 @@ class Datagrams:
 
     def _tend(self, now: float) -> None:
         """Send the probes that are due."""
-        for target, token in self._paths.take_probes(now):
+        probes = self._paths.take_probes(now)
+        for target, token in probes:
             self._transmit((target,), encode_probe(token, _stamp(now)))
+        if probes or not self.is_settled:
+            self._host.touch()
 
     def _forget(self, index: int) -> None:
         inbound = self._inbound.pop(index)

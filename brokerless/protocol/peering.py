@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from brokerless.errors import PeerLost, PeerRefused
 from brokerless.model import (
-    DatagramPath,
     LossReason,
     Path,
     Peer,
@@ -160,8 +159,6 @@ class Peering:
         self._name = ""
         self._metadata = b""
         self._suspect = False
-        self._datagram_path = DatagramPath.NONE
-        self._pushes = False  # there is, or is to be, a PUSH connection
         self._told: tuple[object, ...] | None = None  # what was notable when it joined, or changed last
 
     # Queries
@@ -216,9 +213,7 @@ class Peering:
         if session is not None:
             session.end(error)
             self._host.ended(session)
-            self._datagram_path = DatagramPath.NONE
-            if self._pushes:
-                self._pushes = False
+            if session.datagrams.has_push:
                 self._host.push(self.address, "")
         for link in list(self.links.values()):
             if link is spared:
@@ -386,12 +381,13 @@ class Peering:
         if session is None:
             return
         datagrams = session.datagrams
-        if datagrams.wants_push is not self._pushes:
-            self._pushes = datagrams.wants_push
-            self._host.push(self.address, datagrams.pull_places if self._pushes else "")
-        if datagrams.path is not self._datagram_path:
-            self._datagram_path = datagrams.path
-            self._tell_change()
+        if datagrams.is_settled:
+            return
+        if datagrams.wants_push is not datagrams.has_push:
+            datagrams.has_push = datagrams.wants_push
+            self._host.push(self.address, datagrams.pull_places if datagrams.has_push else "")
+        datagrams.told_path = datagrams.path
+        self._tell_change()
 
 
 def _notable(peer: Peer) -> tuple[object, ...]:

@@ -398,7 +398,9 @@ class Session:
         self.deadline_changed(stream)
         return stream
 
-    def _new_stream(self, offer: wire.Open, send_limit: int, deadline: float | None, *, opener: bool) -> Stream:
+    def _new_stream(
+        self, offer: wire.Open, send_limit: int, deadline: float | None, *, opener: bool
+    ) -> Stream:
         reliability = RELIABILITIES[offer.reliability]
         stream: Stream
         if reliability is Reliability.RELIABLE:

@@ -454,7 +454,8 @@ def _decode_info(body: bytes) -> Info:
     known = {f.name: values[f.name] for f in fields(Info) if f.name in values}
     for name, value in known.items():
         bound = Info._BOUNDS.get(name)
-        _check(f"INFO {name}", value, _NAME if name == "name" else _TEXT if name.endswith("places") else _BLOB if bound is None else bound)
+        text = _NAME if name == "name" else _TEXT if name.endswith("places") else _BLOB
+        _check(f"INFO {name}", value, text if bound is None else bound)
     try:
         return Info(**known)
     except TypeError as error:

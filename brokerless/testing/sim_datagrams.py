@@ -1,4 +1,4 @@
-"""The datagram half of the simulated network: UDP that loses, repeats and reorders, and PUSH that does not."""
+"""The simulated network for datagrams: UDP that loses, repeats and reorders, and PUSH that does not."""
 
 from __future__ import annotations
 
