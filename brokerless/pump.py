@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from brokerless.model import Event
     from brokerless.protocol.actions import Action
     from brokerless.protocol.core import NodeCore
+    from brokerless.protocol.paths import UdpPlace
     from brokerless.transport import Transport
 
 _log = logging.getLogger("dittobus")
@@ -183,3 +184,13 @@ class Pump:
         if events:
             self._tell(events)
         self.wake()
+
+    def datagram(self, place: UdpPlace, data: bytes) -> None:
+        """A datagram came by UDP: the core has no use for it, so it is dropped."""
+
+    def push_received(self, remote: Address, data: bytes) -> None:
+        """A datagram came over TCP: the core has no use for it, so it is dropped."""
+
+    def permits_push(self, remote: Address) -> bool:
+        """Nobody may push datagrams: the core has no use for them."""
+        return False
