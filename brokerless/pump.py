@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from brokerless.model import Event
     from brokerless.protocol.actions import Action
     from brokerless.protocol.core import NodeCore
+    from brokerless.protocol.paths import UdpPlace
     from brokerless.transport import Transport
 
 _log = logging.getLogger("dittobus")
@@ -183,3 +184,17 @@ class Pump:
         if events:
             self._tell(events)
         self.wake()
+
+    def datagram(self, place: UdpPlace, data: bytes) -> None:
+        """A UDP packet came, from anybody."""
+        self._receiving = True
+        self._core.udp_received(place, data, self.now())
+
+    def push_received(self, remote: Address, data: bytes) -> None:
+        """A datagram came over TCP; whose it is, its seal tells."""
+        self._receiving = True
+        self._core.push_received(data, self.now())
+
+    def permits_push(self, remote: Address) -> bool:
+        """Whether that peer may push datagrams to us."""
+        return self._core.permits_push(remote)

@@ -6,10 +6,12 @@ import asyncio
 import inspect
 import itertools
 import logging
+import threading
 import weakref
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from brokerless import BusError, StreamReset
+from brokerless import BusClosed, BusError, StreamReset
 from dittobus._aio_offer import Offer
 from dittobus._aio_stream import Stream
 from dittobus._bindings import Bindings
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         Limits,
         Message,
         MessageReceived,
+        NodeConfig,
         Reliability,
         SendDone,
         StreamOffered,
@@ -31,9 +34,13 @@ if TYPE_CHECKING:
     )
     from brokerless import Offer as CoreOffer
     from brokerless import Stream as CoreStream
+    from dittobus._aio_threaded import StreamPort
     from dittobus.peers import PeerEvent
 
 _log = logging.getLogger("dittobus")
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
@@ -50,6 +57,14 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         self._sends: dict[int, asyncio.Future[None]] = {}
         self._handling: set[asyncio.Task[None]] = set()
 
+    async def start(self, config: NodeConfig) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        await self._start_node(config)
+
+    async def _start_node(self, config: NodeConfig) -> None:
+        await super().start(config)
+
     async def shut_down(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - time to drain, no limit
         try:
             return await super().shut_down(timeout)
@@ -60,6 +75,23 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
 
     # Commands
 
+    def call(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Run ``function`` where the node is, and return or raise what it does."""
+        return function(*arguments, **options)
+
+    def post(self, function: Callable[P, object], *arguments: P.args, **options: P.kwargs) -> None:
+        """Run ``function`` where the node is, now or soon. It must not raise."""
+        function(*arguments, **options)
+
+    def abandon(self, core: CoreStream) -> None:
+        """Abort a stream that nobody has, or will have. In any thread: garbage is collected everywhere."""
+        if self._loop.is_closed():
+            return
+        if self._thread == threading.get_ident():
+            core.abort()
+        else:
+            self._loop.call_soon_threadsafe(core.abort)
+
     async def send(
         self,
         data: bytes,
@@ -69,12 +101,16 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         timeout: float | None,  # noqa: ASYNC109
     ) -> None:
         """Send a single message, and wait for its acknowledgement."""
-        send_id = self.node.send(data, to, reliability, channel, timeout)
-        done = self._sends[send_id] = asyncio.get_running_loop().create_future()
-        try:
-            await done
-        finally:
-            self._sends.pop(send_id, None)
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._begin_send(done, data, to, reliability, channel, timeout)
+        await done  # when cancelled, it is kept until the node has told the end, which it does in any case
+
+    def _begin_send(self, done: asyncio.Future[None], *arguments: Any) -> None:
+        self._sends[self.node.send(*arguments)] = done
+
+    def consume(self, message: Message) -> None:
+        """The application has taken a single message."""
+        self.node.consume(message)
 
     async def open_stream(
         self,
@@ -85,14 +121,24 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         timeout: float | None,  # noqa: ASYNC109
     ) -> Stream:
         """Open a stream, and wait for its acceptance."""
-        return await self._opened(self.node.open_stream(to, reliability, name, metadata, timeout))
+        return await self._opened(self.call(self.node.open_stream, to, reliability, name, metadata, timeout))
 
     async def accept(self, offer: CoreOffer, metadata: bytes) -> Stream:
         """Take an offered stream."""
-        return await self._opened(self.node.accept(offer, metadata))
+        return await self._opened(self.call(self.node.accept, offer, metadata))
+
+    def reject(self, offer: CoreOffer, code: int, reason: str) -> None:
+        """Turn an offered stream down."""
+        self.post(self._reject, offer, code, reason)
+
+    def _reject(self, offer: CoreOffer, code: int, reason: str) -> None:
+        try:
+            self.node.reject(offer, code, reason)
+        except BusError as error:
+            _log.debug("%r cannot be rejected any more: %s", offer, error)
 
     async def _opened(self, core: CoreStream) -> Stream:
-        opened: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+        opened: asyncio.Future[Stream] = self._loop.create_future()
         self._opening[core] = opened
         try:
             return await opened
@@ -102,8 +148,17 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
             if stream is not None:  # it came too late
                 stream.abort()
             else:
-                core.abort()
+                self.abandon(core)
             raise
+
+    def port(self, core: CoreStream) -> CoreStream | StreamPort:
+        """Return what takes the commands to an open stream."""
+        return core
+
+    def close_stream(self, core: CoreStream, timeout: float | None) -> None:
+        """Close an open stream."""
+        with suppress(BusClosed):  # the bus is closing, and all its streams with it
+            self.node.close_stream(core, timeout)
 
     def changes(self) -> PeerChanges:
         """Return a new iteration over the changes of peers."""
@@ -161,9 +216,9 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         handler = self.bindings.get(offer.name)
         if handler is None:
             offer._answer()
-            self.node.reject(offer._core, self.bindings.REJECT_CODE, self.bindings.refusal(offer.name))
+            self.reject(offer._core, self.bindings.REJECT_CODE, self.bindings.refusal(offer.name))
         else:
-            task = asyncio.get_running_loop().create_task(self._handle(offer, handler))
+            task = self._loop.create_task(self._handle(offer, handler))
             self._handling.add(task)
             task.add_done_callback(self._handling.discard)
 
@@ -192,7 +247,7 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         opened = self._opening.pop(core, None)
         if opened is None or opened.done():
             return
-        stream = Stream(self.node, self.limits, core, next(self._stream_ids))
+        stream = Stream(self, core, next(self._stream_ids))
         self._streams[core] = weakref.ref(stream)
         opened.set_result(stream)
 

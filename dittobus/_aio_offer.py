@@ -42,4 +42,4 @@ class Offer(AnyOffer):
         checked_reason(reason)
         self._answer()
         if self._end_error is None:
-            self._exchange.node.reject(self._core, code, reason)
+            self._exchange.reject(self._core, code, reason)

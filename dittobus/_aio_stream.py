@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 import warnings
 from collections import deque
 from typing import TYPE_CHECKING
 
-from brokerless import BusClosed, BusError, EndOfStream, ForkedProcessError, SendQueueFull, StreamFinished
+from brokerless import BusError, EndOfStream, ForkedProcessError, SendQueueFull, StreamFinished, UsageError
 from dittobus._arguments import checked_code, checked_message, checked_reason, checked_timeout
 
 if TYPE_CHECKING:
@@ -17,8 +15,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from brokerless import Address, Limits, Node, Reliability, StreamStats
+    from brokerless import Address, Reliability, StreamStats
     from brokerless import Stream as CoreStream
+    from dittobus._aio_exchange import AioExchange
 
 
 class Stream:
@@ -34,6 +33,7 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
+        "_aborted",
         "_batch",
         "_batch_size",
         "_closing",
@@ -41,29 +41,27 @@ class Stream:
         "_end_error",
         "_end_told",
         "_ended",
+        "_exchange",
         "_finished_by_peer",
         "_id",
         "_later",
-        "_limits",
         "_loop",
-        "_node",
+        "_port",
         "_receipts",
         "_receivers",
         "_report_is_due",
         "_send",
         "_senders",
-        "_thread",
     )
 
-    def __init__(self, node: Node, limits: Limits, core: CoreStream, stream_id: int) -> None:
-        self._node = node
-        self._limits = limits
+    def __init__(self, exchange: AioExchange, core: CoreStream, stream_id: int) -> None:
+        self._exchange = exchange
         self._core = core
+        self._port = exchange.port(core)
         self._id = stream_id
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         # Sending
-        self._send = core.send
+        self._send = self._port.send
         # Few wait, and mostly nobody does: an empty deque would cost as much as all the rest of a stream.
         self._senders: list[asyncio.Future[None]] = []  # who waits for room, first come, first served
         self._receipts: dict[asyncio.Future[None], int] = {}
@@ -76,6 +74,7 @@ class Stream:
         self._finished_by_peer = False
         # The end
         self._closing = False
+        self._aborted = False
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._end_error: BusError | None = None
         self._end_told = False
@@ -114,7 +113,7 @@ class Stream:
 
     def stats(self) -> StreamStats:
         """Return the counters of this stream, as they are now."""
-        return self._core.stats()
+        return self._port.stats()
 
     def __repr__(self) -> str:
         state = "closed" if self._ended.done() else "closing" if self._closing else "open"
@@ -133,20 +132,24 @@ class Stream:
                 return self._send(data)
             except SendQueueFull:
                 pass
-            except BusError:
-                self._end_told = True
+            except BusError as error:
+                self._note_told(error)
                 raise
-        return await self._send_in_turn(checked_message(data, self._limits))
+        return await self._send_in_turn(checked_message(data, self._exchange.limits))
 
     def send_nowait(self, data: Buffer) -> int:
         """Send one message if it is accepted at once, and return its sequence number.
 
         Raises ``SendQueueFull`` if there is no room, and what ``send`` raises.
         """
-        message = checked_message(data, self._limits)
+        message = checked_message(data, self._exchange.limits)
         if self._senders:
             raise SendQueueFull("others wait to send on this stream", peer=self.peer, hint="use send()")
-        return self._send(message)
+        try:
+            return self._send(message)
+        except BusError as error:
+            self._note_told(error)
+            raise
 
     async def wait_acknowledged(self, sequence: int | None = None) -> None:
         """Wait until the remote bus has all messages up to ``sequence``; None means all sent so far.
@@ -154,7 +157,7 @@ class Stream:
         It says that they are in its memory, not that its application has processed them. Raises what ended
         the stream before.
         """
-        wanted = self._core.last_sequence if sequence is None else sequence
+        wanted = self._port.last_sequence if sequence is None else sequence
         if self._core.acknowledged_sequence >= wanted:
             return
         if self._ended.done():
@@ -168,7 +171,7 @@ class Stream:
 
     async def finish(self) -> None:
         """End this side's sending, after what was accepted. The other side may still send."""
-        self._core.finish()
+        self._port.finish()
 
     async def _send_in_turn(self, message: bytes) -> int:
         turn: asyncio.Future[None] = self._loop.create_future()
@@ -182,12 +185,17 @@ class Stream:
                     return self._send(message)
                 except SendQueueFull:  # the core will say StreamReady
                     turn = self._senders[0] = self._loop.create_future()
-                except BusError:
-                    self._end_told = True
+                except BusError as error:
+                    self._note_told(error)
                     raise
         finally:
             self._senders.remove(turn)
             self._did_get_ready()
+
+    def _note_told(self, error: BusError) -> None:
+        """What ended the stream need not be told again by ``close``; a wrong use is not what ended it."""
+        if not isinstance(error, UsageError):
+            self._end_told = True
 
     # Receiving
 
@@ -268,7 +276,7 @@ class Stream:
         taken = self._batch_size - len(self._batch)
         self._batch_size = 0
         if taken:
-            self._core.consume(taken)
+            self._port.consume(taken)
 
     # Ending
 
@@ -276,23 +284,22 @@ class Stream:
         """End both directions: drain what was accepted, up to ``timeout`` seconds; discard what arrives.
 
         Returns when the other application has consumed all that was sent. Otherwise raises ``StreamClosed``,
-        or what has ended the stream instead, unless it had ended before and another call has told so. When
-        cancelled, the stream is aborted. Closing twice is harmless.
+        or what has ended the stream instead, unless it had ended before and another call has told so, or this
+        side has aborted it. When cancelled, the stream is aborted. Closing twice is harmless.
         """
         checked_timeout(timeout)
-        if self._ended.done():
-            if self._end_told:
-                return
-        else:
-            self._stop_receiving()
+        is_known = self._aborted or (self._ended.done() and self._end_told)
+        if not self._ended.done():
             try:
-                with contextlib.suppress(BusClosed):  # the bus is closing, and all its streams with it
-                    self._node.close_stream(self._core, timeout)
+                if not self._aborted:
+                    self._stop_receiving()
+                    self._exchange.close_stream(self._core, timeout)
                 await asyncio.shield(self._ended)
             except asyncio.CancelledError:
-                self._core.abort()
+                self._aborted = True
+                self._exchange.abandon(self._core)
                 raise
-        if self._end_error is not None:
+        if self._end_error is not None and not is_known:
             raise self._failure()
 
     def abort(self, code: int = 0, reason: str = "") -> None:
@@ -301,8 +308,8 @@ class Stream:
         checked_reason(reason)
         if not self._ended.done():
             self._stop_receiving()
-            self._end_told = True  # by whoever aborts
-            self._core.abort(code, reason)
+            self._aborted = True
+            self._port.abort(code, reason)
 
     async def __aenter__(self) -> Stream:
         return self
@@ -320,12 +327,7 @@ class Stream:
         if ended is None or ended.done() or self._closing or self._send is _refuse_in_fork:
             return
         warnings.warn(f"{self!r} was never closed; it is aborted", ResourceWarning, source=self, stacklevel=2)
-        if self._loop.is_closed():
-            return
-        if self._thread == threading.get_ident():
-            self._core.abort()
-        else:
-            self._loop.call_soon_threadsafe(self._core.abort)
+        self._exchange.abandon(self._core)
 
     def _end(self) -> BusError:
         """Return why nothing can be received, or waited for, any more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import itertools
 import logging
 import os
@@ -12,13 +11,16 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from brokerless import BusError, ForkedProcessError, StreamReset
+from brokerless import BusError, StreamReset
 from dittobus._blocking_offer import Offer
 from dittobus._blocking_stream import Stream
 from dittobus._exchange import Exchange
+from dittobus._fork import InOneProcess
 from dittobus._futures import BusFuture
+from dittobus._io_thread import IoThread
 from dittobus._mailbox import Mailbox, PeerMailbox
-from dittobus._waiting import InterruptibleIoThread, Sleeper
+from dittobus._shutdown import Shutdown
+from dittobus._waiting import Sleeper
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,21 +51,18 @@ HANDLERS_MAX = 256
 offers wait until one returns, and are rejected if their time is up before."""
 
 
-class BlockingExchange(Exchange[Stream, "BusFuture[Stream]"]):
+class BlockingExchange(InOneProcess, Exchange[Stream, "BusFuture[Stream]"]):
     """Runs commands on the I/O thread, and keeps what has arrived until some thread takes it."""
 
     def __init__(
         self, limits: Limits, label: str, bindings: Bindings[Callable[[Stream, Address], object]]
     ) -> None:
         super().__init__(limits)
-        self.io = InterruptibleIoThread(f"{label}-io")
+        self.io = IoThread(f"{label}-io")
+        self.shutdown = Shutdown(self.io, self.shut_down)
         self.messages: Mailbox[Message] = Mailbox(self.io, "message", self._consume)
         self.offers: Mailbox[Offer] = Mailbox(self.io, "offer of a stream")
         self.handlers: set[threading.Thread] = set()
-        self.closed: concurrent.futures.Future[bool] = concurrent.futures.Future()
-        """Tells when nothing is left of the node, and whether everything sent was acknowledged."""
-        self._draining: asyncio.Task[bool] | None = None
-        self._is_hurried = False
         self._label = label
         self._bindings = bindings
         self._pid = os.getpid()
@@ -76,19 +75,6 @@ class BlockingExchange(Exchange[Stream, "BusFuture[Stream]"]):
         self._waits: dict[BusFuture[Any], asyncio.Future[Any]] = {}
 
     # From any thread
-
-    @property
-    def is_ours(self) -> bool:
-        """False in a process that was forked off: there is no I/O thread there."""
-        return self._pid == os.getpid()
-
-    def check_process(self) -> None:
-        """Raise ``ForkedProcessError`` in a process that was forked off. Call it before taking any lock."""
-        if not self.is_ours:
-            raise ForkedProcessError(
-                f"this bus belongs to process {self._pid}",
-                hint="make a new bus after fork, or start processes by spawn",
-            )
 
     def outcome(
         self, command: Callable[Concatenate[BusFuture[T], P], None], *arguments: P.args, **options: P.kwargs
@@ -110,14 +96,6 @@ class BlockingExchange(Exchange[Stream, "BusFuture[Stream]"]):
                     result.abort()
             raise
         return future.result()
-
-    def close_later(self, timeout: float | None) -> None:
-        """Begin to shut down, unless that has begun; ``closed`` follows."""
-        self.io.post(partial(self._drain, timeout))
-
-    def stop_draining(self) -> None:
-        """Let what is being closed drop what is still under way."""
-        self.io.post(self._hurry)
 
     def changes(self) -> PeerMailbox:
         """Return a new iteration over the changes of peers."""
@@ -201,28 +179,6 @@ class BlockingExchange(Exchange[Stream, "BusFuture[Stream]"]):
             changes.drop()
         self._changes.add(changes)
         return changes
-
-    # Life, on the I/O thread
-
-    def _drain(self, timeout: float | None) -> None:
-        if self._draining is None:
-            self._draining = self.io.loop.create_task(self.shut_down(timeout))
-            self._draining.add_done_callback(self._tell_closed)
-
-    def _hurry(self) -> None:
-        if self._draining is not None and not self._is_hurried:
-            self._is_hurried = True
-            # Not at once: a task that has not begun would never do so, and leave the node open.
-            self.io.loop.call_soon(self._draining.cancel)
-
-    def _tell_closed(self, draining: asyncio.Task[bool]) -> None:
-        if draining.cancelled():
-            self.closed.set_result(False)
-        elif (error := draining.exception()) is not None:
-            _log.error("the bus did not close as it should", exc_info=error)
-            self.closed.set_result(False)
-        else:
-            self.closed.set_result(draining.result())
 
     # Events
 

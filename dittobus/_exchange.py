@@ -77,7 +77,7 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
     async def start(self, config: NodeConfig) -> None:
         """Make the node and start it. Raises what it raises."""
         self.node = _node.make_node(config, self._on_events)
-        self.node.on_closed = self._fail_rest
+        self.node.on_closed = self._node_closed
         try:
             await self.node.start()
         except BaseException:
@@ -88,9 +88,9 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
         """Close the node, and bring everything that is pending to its end."""
         for core in tuple(self._opening):  # nothing has been sent on these, so there is nothing to wait for
             self._unopened_ended(core, self.closed_error())
-            core.abort()
+            self.abandon(core)
         try:
-            return await self.node.close(timeout)
+            return await self._close_node(timeout)
         finally:
             self._fail_rest()
 
@@ -111,6 +111,17 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
             if peer.state is PeerState.KNOWN:
                 with contextlib.suppress(BusClosed):  # about to close: the wait is about to fail, too
                     self.node.want(peer.address)
+
+    def abandon(self, core: CoreStream) -> None:
+        """Abort a stream that nobody has, or will have."""
+        core.abort()
+
+    async def _close_node(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - time to drain, no limit
+        return await self.node.close(timeout)
+
+    def _node_closed(self) -> None:
+        """The node had to close by itself."""
+        self._fail_rest()
 
     def _fail_rest(self) -> None:
         """Let nobody wait for what will not come any more."""

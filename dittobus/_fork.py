@@ -6,6 +6,27 @@ import os
 import weakref
 from typing import Protocol
 
+from brokerless import ForkedProcessError
+
+
+class InOneProcess:
+    """Belongs to the process ``_pid``: in one that was forked off there is no I/O thread."""
+
+    _pid: int
+
+    @property
+    def is_ours(self) -> bool:
+        """False in a process that was forked off."""
+        return self._pid == os.getpid()
+
+    def check_process(self) -> None:
+        """Raise ``ForkedProcessError`` in a process that was forked off. Call it before taking any lock."""
+        if not self.is_ours:
+            raise ForkedProcessError(
+                f"this bus belongs to process {self._pid}",
+                hint="make a new bus after fork, or start processes by spawn",
+            )
+
 
 class Forkable(Protocol):
     """Something whose fast paths cannot afford to look at the process id."""

@@ -6,7 +6,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
-from brokerless import ForkedProcessError
+from dittobus._fork import InOneProcess
 from dittobus._strand import SLOW_CALLBACK_S, Completion, Recipient, Strand
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ WATCH_INTERVAL_S = SLOW_CALLBACK_S / 2
 """How often running callbacks are looked at, as long as any are."""
 
 
-class Ground:
+class Ground(InOneProcess):
     """The I/O thread, the limits, and the strands on which callbacks run."""
 
     def __init__(self, io: IoThread, limits: Limits, event_queue: EventQueue) -> None:
@@ -35,19 +35,6 @@ class Ground:
         self._pid = os.getpid()
         self._completions = Recipient(is_open=True)
         self._watching = False
-
-    @property
-    def is_ours(self) -> bool:
-        """False in a process that was forked off: there is no I/O thread there."""
-        return self._pid == os.getpid()
-
-    def check_process(self) -> None:
-        """Raise ``ForkedProcessError`` in a process that was forked off. Call it before taking any lock."""
-        if not self.is_ours:
-            raise ForkedProcessError(
-                f"this bus belongs to process {self._pid}",
-                hint="make a new bus after fork, or start processes by spawn",
-            )
 
     def strand_on(self, event_queue: EventQueue | None) -> Strand:
         """Return a strand on that queue; None means the bus's."""

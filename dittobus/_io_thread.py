@@ -49,15 +49,17 @@ class IoThread:
         Once the thread has stopped it runs at once, in the calling thread, so that whoever waits for its
         outcome gets one.
         """
-        self._calls.append(call)
-        if self._stopped:
-            self._run_calls()
-        elif not self._awake:
-            self._awake = True
-            try:
-                self.loop.call_soon_threadsafe(self._run_calls)
-            except RuntimeError:  # closed in this moment
+        try:
+            self._calls.append(call)
+            if self._stopped:
                 self._run_calls()
+            elif not self._awake:
+                self._awake = True
+                self._wake()
+        except BaseException:  # Ctrl-C, which can come anywhere
+            # A wake-up too many does no harm; one too few, noted as under way, would be the last.
+            self._wake()
+            raise
 
     def call(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Run ``function`` on the loop, after all that was posted; return or raise what it does."""
@@ -87,6 +89,12 @@ class IoThread:
             pass
         if not self.is_current:
             self._thread.join(timeout)
+
+    def _wake(self) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._run_calls)
+        except RuntimeError:  # closed in this moment
+            self._run_calls()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -60,22 +60,42 @@ class Outbox:
 
     # From any thread
 
+    def accept(self, message: bytes) -> int:
+        """Accept a message for which there is room as far as we know, else return 0."""
+        cost = len(message) + MESSAGE_COST_BYTES
+        sequence = 0
+        try:
+            with self._lock:
+                queued = self._queued + cost
+                fits = queued <= self._gate or self._has_room(cost)
+                if fits and not self._senders and len(message) <= self._size_max:
+                    # Without a call in between, Ctrl-C comes before all of these or after all.
+                    self._queued = queued
+                    self.sequence = sequence = self.sequence + 1
+                    self._pending += (message,)
+            if sequence and not self._flush_is_due:
+                self._flush_is_due = True
+                self._io.post(self.flush)
+            return sequence
+        except BaseException:
+            self._take_back(sequence, cost)
+            raise
+
     def send(self, message: bytes, timeout: float | None = None) -> int:
         """Accept one message, waiting for room; return its sequence number.
 
         Raises ``Refused``, ``MessageTooLarge``, ``SendTimeout``.
         """
-        return self._accept(message) or self._send_in_turn(message, timeout)
+        return self.accept(message) or self._send_in_turn(message, timeout)
 
     def send_nowait(self, message: bytes) -> int:
         """Accept one message, if there is room. Raises ``SendQueueFull``, too."""
-        sequence = self._accept(message)
+        sequence = self.accept(message)
         if not sequence:
             self._require_takeable(message)
-            self._io.call(
-                self._flush, len(message) + MESSAGE_COST_BYTES
-            )  # learns how much room there is by now
-            sequence = self._accept(message)
+            # Learns how much room there is by now.
+            self._io.call(self.flush, len(message) + MESSAGE_COST_BYTES)
+            sequence = self.accept(message)
         if not sequence:
             self._require_takeable(message)
             raise SendQueueFull("there is no room now", peer=self._core.peer, hint="use send()")
@@ -90,9 +110,17 @@ class Outbox:
 
     # On the I/O thread
 
-    def flush(self) -> None:
-        """Hand to the core what was accepted, and see how much room that leaves."""
-        self._flush()
+    def flush(self, cost: int = 0) -> None:
+        """Hand to the core what was accepted, and see how much room that leaves, as ``look_for_room``."""
+        with self._lock:
+            pending, self._pending = self._pending, []
+            self._flush_is_due = False
+        try:
+            self._core.send_all(pending)
+        except BusError as error:
+            self.loss = self.loss or error
+            self.refuse()
+        self.look_for_room(cost)
 
     def look_for_room(self, cost: int = 0) -> None:
         """Some of the queue has been sent, or dropped for good: let those in who wait, or refuse them.
@@ -119,27 +147,6 @@ class Outbox:
 
     # The rest is private
 
-    def _accept(self, message: bytes) -> int:
-        """Accept a message for which there is room as far as we know, else return 0."""
-        cost = len(message) + MESSAGE_COST_BYTES
-        sequence = 0
-        try:
-            with self._lock:
-                queued = self._queued + cost
-                fits = queued <= self._gate or self._has_room(cost)
-                if fits and not self._senders and len(message) <= self._size_max:
-                    # Without a call in between, Ctrl-C comes before all of these or after all.
-                    self._queued = queued
-                    self.sequence = sequence = self.sequence + 1
-                    self._pending += (message,)
-            if sequence and not self._flush_is_due:
-                self._flush_is_due = True
-                self._io.post(self._flush)
-            return sequence
-        except BaseException:
-            self._take_back(sequence, cost)
-            raise
-
     def _send_in_turn(self, message: bytes, timeout: float | None) -> int:
         self._require_takeable(message)
         deadline = deadline_after(timeout)
@@ -149,7 +156,7 @@ class Outbox:
         try:
             with self._lock:
                 self._senders.append(place)
-            self._io.call(self._flush)  # learns how much of the queue has been sent meanwhile
+            self._io.call(self.flush)  # learns how much of the queue has been sent meanwhile
             while True:
                 with self._lock:
                     if self._senders[0] is place and self._has_room(cost):
@@ -183,7 +190,7 @@ class Outbox:
                 del self._pending[-1]
                 self.sequence -= 1
                 self._queued -= cost
-        self._io.post(self._flush)  # the one that is noted as due may not have been asked for
+        self._io.post(self.flush)  # the one that is noted as due may not have been asked for
 
     def _leave(self, place: tuple[Sleeper, int]) -> None:
         with self._lock:
@@ -191,18 +198,7 @@ class Outbox:
                 self._senders.remove(place)
             self._admit_next()
         if self._pending or self._senders:
-            self._io.post(self._flush)
-
-    def _flush(self, cost: int = 0) -> None:
-        with self._lock:
-            pending, self._pending = self._pending, []
-            self._flush_is_due = False
-        try:
-            self._core.send_all(pending)
-        except BusError as error:
-            self.loss = self.loss or error
-            self.refuse()
-        self.look_for_room(cost)
+            self._io.post(self.flush)
 
     # With the lock held
 

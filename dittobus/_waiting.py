@@ -8,11 +8,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from brokerless import UsageError
-from dittobus._io_thread import IoThread
 
 if TYPE_CHECKING:
     import concurrent.futures
-    from collections.abc import Callable
+
+    from dittobus._io_thread import IoThread
 
 T = TypeVar("T")
 
@@ -60,20 +60,9 @@ def deadline_after(timeout: float | None) -> float | None:
     return None if timeout is None else monotonic() + timeout
 
 
-class InterruptibleIoThread(IoThread):
-    """An I/O thread to which also the main thread may post, although Ctrl-C can end that anywhere."""
-
-    def post(self, call: Callable[[], object]) -> None:
-        try:
-            super().post(call)
-        except BaseException:
-            # A wake-up too many does no harm; one too few, noted as under way, would be the last.
-            self.loop.call_soon_threadsafe(self._run_calls)
-            raise
-
-    def wait(self, future: concurrent.futures.Future[T]) -> T:
-        """Return what ``future`` brings, or raise its error. Ctrl-C ends the wait, and nothing else."""
-        sleeper = Sleeper(self)
-        future.add_done_callback(lambda _: sleeper.wake())
-        sleeper.sleep(None)
-        return future.result()
+def result_of(io: IoThread, future: concurrent.futures.Future[T]) -> T:
+    """Return what ``future`` brings, or raise its error. Ctrl-C ends the wait, and nothing else."""
+    sleeper = Sleeper(io)
+    future.add_done_callback(lambda _: sleeper.wake())
+    sleeper.sleep(None)
+    return future.result()

@@ -1,7 +1,7 @@
 """The bus in asyncio style, in the caller's loop.
 
-A loop that is blocked for longer than the liveness limit loses its peers: keep heavy work off it, or use
-``dittobus.DittoBus``, which has a thread of its own.
+A loop that is blocked for longer than the liveness limit loses its peers: keep heavy work off it, or let the
+network have a thread of its own, by ``io_thread=True``.
 """
 # ruff: noqa: ASYNC109 - a timeout here is what the bus tells the peer or the network, not only how long to wait
 
@@ -16,6 +16,7 @@ from dittobus import _environment, _fork
 from dittobus._aio_exchange import AioExchange
 from dittobus._aio_offer import Offer
 from dittobus._aio_stream import Stream
+from dittobus._aio_threaded import ThreadedAioExchange
 from dittobus._arguments import (
     as_bytes,
     checked_channel,
@@ -49,9 +50,10 @@ class Bus:
     ...     viewer = await bus.wait_for_peer("viewer")
     ...     await bus.send(b"hello", viewer)
 
-    The arguments are those of ``dittobus.DittoBus``, but for the delegate. ``async with`` starts and closes
-    it; leaving by an exception does not wait for the network. Raises ``ConfigError`` or ``TypeError`` for
-    arguments that cannot be; nothing is opened before ``start``.
+    The arguments are those of ``dittobus.DittoBus``, but for the delegate; with ``io_thread`` the network has
+    a thread of its own, so that the loop may block. ``async with`` starts and closes it; leaving by an
+    exception does not wait for the network. Raises ``ConfigError`` or ``TypeError`` for arguments that cannot
+    be; nothing is opened before ``start``.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Bus:
         directory: str | os.PathLike[str] | None = None,
         metadata: Buffer = b"",
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        io_thread: bool = False,
     ) -> None:
         self._config = NodeConfig(
             name=name,
@@ -89,7 +92,7 @@ class Bus:
             limits=limits,
         )
         self._limits = limits
-        self._exchange = AioExchange(limits)
+        self._exchange = ThreadedAioExchange(limits) if io_thread else AioExchange(limits)
         self._started = False
         self._closing: asyncio.Future[bool] | None = None
 
@@ -173,7 +176,8 @@ class Bus:
 
     def ticket(self) -> Ticket:
         """Return what another bus needs to dial this one, wherever it is."""
-        return self._running().node.ticket()
+        exchange = self._running()
+        return exchange.call(exchange.node.ticket)
 
     def child_environment(self) -> dict[str, str]:
         """Return the environment for a child process that is to join this mesh.
@@ -185,15 +189,19 @@ class Bus:
     @property
     def peers(self) -> tuple[Peer, ...]:
         """Snapshots of everybody known and not lost; empty when the bus is not running."""
-        return self._exchange.node.peers if self._started and self._closing is None else ()
+        if not self._started or self._closing is not None:
+            return ()
+        return self._exchange.call(lambda: self._exchange.node.peers)
 
     def peer(self, address: Address | Peer) -> Peer | None:
         """Return a snapshot of that peer as it is now, or None."""
-        return self._running().node.peer(checked_peer(address, "address"))
+        exchange = self._running()
+        return exchange.call(exchange.node.peer, checked_peer(address, "address"))
 
     def stats(self) -> NodeStats:
         """Return the counters of the bus, as they are now."""
-        return self._running().node.stats()
+        exchange = self._running()
+        return exchange.call(exchange.node.stats)
 
     async def wait_for_peer(self, target: WaitTarget, timeout: float | None = 10.0) -> Peer:
         """Wait for the peer with that name or address, or of whom the predicate is true.
@@ -251,7 +259,7 @@ class Bus:
     def messages(self) -> AsyncIterator[Message]:
         """Iterate over single messages as they come. Iterators compete: each message goes to one."""
         exchange = self._running()
-        return Iteration(exchange.messages, exchange.node.consume)
+        return Iteration(exchange.messages, exchange.consume)
 
     async def open_stream(
         self,

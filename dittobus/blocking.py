@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from brokerless import BusClosed, Limits, NodeConfig, Reliability, UsageError
 from dittobus import _environment, _exit, _fork
@@ -30,6 +30,7 @@ from dittobus._blocking_exchange import BlockingExchange
 from dittobus._blocking_offer import Offer
 from dittobus._blocking_stream import Stream
 from dittobus._mailbox import Mailbox, Over
+from dittobus._waiting import result_of
 from dittobus.peers import checked_count, checked_target
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from brokerless import Address, Identity, Message, NodeStats, Peer, Ticket
-    from dittobus.bus import DittoBus
     from dittobus.peers import PeerEvent, PeerTable, WaitTarget
 
 __all__ = ["Bus", "Offer", "Stream"]
@@ -124,9 +124,9 @@ class Bus:
             exchange.io.start()
             starting = exchange.io.run(exchange.start(self._config))
             try:
-                exchange.io.wait(starting)
+                result_of(exchange.io, starting)
                 _fork.watch(exchange)
-                _exit.remember(cast("DittoBus", self))  # it only needs to be told to close
+                _exit.remember(self, self._limits.exit_timeout_s)
                 self._exchange = exchange
             except BaseException:
                 if starting.done() and not starting.cancelled() and starting.exception() is None:
@@ -153,11 +153,11 @@ class Bus:
                 exchange = self._exchange
             if exchange is None:
                 return True
-            exchange.close_later(timeout)
+            exchange.shutdown.begin(timeout)
             if exchange.io.is_current:
-                exchange.closed.add_done_callback(lambda _: exchange.io.stop(0))
+                exchange.shutdown.done.add_done_callback(lambda _: exchange.io.stop(0))
                 return False
-            clean = exchange.io.wait(exchange.closed)
+            clean = result_of(exchange.io, exchange.shutdown.done)
             self._let_go(exchange, max(begun + (timeout or 0.0), monotonic() + HANDLER_GRACE_S))
         except BaseException:
             if exchange is not None:
@@ -167,9 +167,9 @@ class Bus:
         return clean
 
     def _close_now(self, exchange: BlockingExchange) -> None:
-        exchange.close_later(0)
-        exchange.stop_draining()
-        exchange.io.wait(exchange.closed)
+        exchange.shutdown.begin(0)
+        exchange.shutdown.hurry()
+        result_of(exchange.io, exchange.shutdown.done)
 
     def _let_go(self, exchange: BlockingExchange, deadline: float) -> None:
         for thread in tuple(exchange.handlers):
@@ -180,7 +180,7 @@ class Bus:
                         "%s goes on after its stream has ended; the bus closes without it", thread.name
                     )
         exchange.io.stop()
-        _exit.forget(cast("DittoBus", self))
+        _exit.forget(self)
 
     @property
     def _is_ours(self) -> bool:
@@ -190,12 +190,12 @@ class Bus:
         """The interpreter exits: half the time for the network."""
         self._closed = True
         if self._exchange is not None:
-            self._exchange.close_later(max(0.0, (deadline - monotonic()) / 2))
+            self._exchange.shutdown.begin(max(0.0, (deadline - monotonic()) / 2))
 
     def _end_exit(self, deadline: float) -> None:
         if self._exchange is not None:
             with contextlib.suppress(TimeoutError):
-                self._exchange.closed.result(max(0.0, deadline - monotonic()))
+                self._exchange.shutdown.done.result(max(0.0, deadline - monotonic()))
             self._exchange.io.stop(max(0.0, deadline - monotonic()))
 
     def __enter__(self) -> Bus:

@@ -163,7 +163,7 @@ class DittoBus(Recipient):
                 ground.io.stop()
                 raise
             self._ground, self._exchange = ground, exchange
-            _exit.remember(self)
+            _exit.remember(self, self._limits.exit_timeout_s)
         if self._delegate is not None:
             ground.io.post(exchange.introduce)
 

@@ -23,7 +23,7 @@ FUNCTION_LINES_MAX = 60
 
 PURE_MODULES = set(
     "__future__ abc bisect collections dataclasses enum functools hashlib heapq hmac itertools math".split()
-    + "msgpack operator struct typing".split()
+    + "ipaddress msgpack operator re struct typing".split()
 )
 """What brokerless.protocol may import from outside: nothing here does I/O, or knows the time or chance."""
 

@@ -97,6 +97,7 @@ class NodeCore:
         self._cut: set[int] = set()  # links that the actions cut
         self._events: list[Event] = []
         self._epoch = 0
+        self._opened = 0  # links, since the start
         self._send_id = 0
         self._dropped: Counter[DropCause] = Counter()  # in sessions that are over
         self._leaving = False
@@ -189,11 +190,17 @@ class NodeCore:
             else:
                 self._add_link(link, remote, LinkPhase.HELLO, Role.ACCEPTOR, "", now)
                 self._links[link].is_local = is_local
+                self._number(self._links[link])
         elif present.phase is LinkPhase.CONNECTING:
             present.phase = LinkPhase.HELLO
+            self._number(present)
             hello = present.handshake.start()
             assert hello is not None  # a dialler speaks first
             self.say(present, hello)
+
+    def _number(self, link: Link) -> None:
+        self._opened += 1
+        link.opened = self._opened
 
     def _add_link(
         self, number: int, remote: Address, phase: LinkPhase, role: Role, endpoint: str, now: float

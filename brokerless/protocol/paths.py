@@ -60,6 +60,9 @@ PUSH_SPARE_S = 10.0
 ANSWER_S = 5.0
 """How long an answer is waited for: on the link it may lie behind bulk."""
 
+STALL_S = 0.5
+"""Looking later than this after a deadline, this process stood still: answers may lie unread in a socket."""
+
 RTT_GAIN = 1 / 8
 """Weight of the latest round trip in the smoothed one (RFC 6298)."""
 
@@ -323,9 +326,11 @@ class Paths:
     def _decide(self, now: float) -> None:
         """Bring all that is shown up to ``now``."""
         asking = now < self._asking_until
+        stalled = self._deadline + STALL_S < now
         for way in (*self._udp, self._push):
-            self._fade(way, now)
-            if not asking:
+            if not stalled:
+                self._fade(way, now)
+            if stalled or not asking:
                 way.rest()
         self._review(now)
         push_changes_at = self._consider_push(now)
@@ -337,7 +342,7 @@ class Paths:
         self._deadline = push_changes_at
         if asking:
             times = (time for way in self._asked for time in (self._probe_at(way), way.fades_at))
-            self._deadline = min(self._deadline, self._asking_until, *times)
+            self._deadline = max(now, min(self._deadline, self._asking_until, *times))
 
     def _fade(self, way: _Way, now: float) -> None:
         way.fade(min(now, self._asking_until))  # who looks later finds it as it was when asking ended

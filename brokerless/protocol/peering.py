@@ -59,6 +59,7 @@ class Link:
         "id",
         "info",
         "is_local",
+        "opened",
         "outbox",
         "phase",
         "remote",
@@ -75,6 +76,8 @@ class Link:
         self.endpoint = endpoint
         """What we dialled, empty for an accepted link."""
         self.is_local = endpoint.startswith("ipc:")
+        self.opened = 0
+        """Which of the node's links to be open it was: the first, the second …; 0: it is not yet."""
         self.outbox: deque[bytes] = deque()
         """What goes out before the session's packets."""
         self.told: Nonce | None = None
@@ -159,6 +162,7 @@ class Peering:
         self._name = ""
         self._metadata = b""
         self._suspect = False
+        self._began = 0  # ``opened`` of the link that the session began on
         self._told: tuple[object, ...] | None = None  # what was notable when it joined, or changed last
 
     # Queries
@@ -251,7 +255,9 @@ class Peering:
         theirs = Nonce(info.boot, info.epoch)
         ours_as_known = Nonce(info.their_boot, info.their_epoch) if info.their_boot else None
         verdict = self._judge(theirs, ours_as_known, now)
-        if verdict is Verdict.RENEWED:
+        if verdict is Verdict.RENEWED and self._is_left_over(link, theirs):
+            self._host.cut(link, "its process is over", now)
+        elif verdict is Verdict.RENEWED:
             self._renew(link, theirs, now)
             if link.id in self.links:
                 # Now that ours is fresh, this is agreed or awaited; or asked about anew.
@@ -264,6 +270,16 @@ class Peering:
     def _judge(self, theirs: Nonce, ours_as_known: Nonce | None, now: float) -> Verdict:
         session = self.session_for_use(now)
         return judge(session.nonce, session.their_nonce, theirs, ours_as_known)
+
+    def _is_left_over(self, link: Link, theirs: Nonce) -> bool:
+        """Whether an INFO is of a process that was there before the one of our session.
+
+        Boots have no order, but links have: a process says INFO on a link only after this node has seen it
+        open, and the next process with the same identity opens its links when the one before is gone.
+        """
+        assert self.session is not None
+        assert self.session.their_nonce is not None
+        return theirs.boot != self.session.their_nonce.boot and link.opened < self._began
 
     def _renew(self, link: Link, theirs: Nonce, now: float) -> None:
         """The peer began another session: ours is over. This link, if spared, hears of our new nonce."""
@@ -287,6 +303,7 @@ class Peering:
         self.loss = None
         if session.state is SessionState.FRESH:
             session.establish(info, now)
+            self._began = link.opened
         session.datagrams.introduced(info, now)
         if link.phase is not LinkPhase.READY:
             link.phase = LinkPhase.READY

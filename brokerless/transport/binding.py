@@ -45,7 +45,7 @@ def bind(
     Port 0 is any port, the same on all hosts. A wildcard ("*", "::", "0.0.0.0") comes back as one. On an
     error nothing stays bound. Raises ``PortInUse``, ``StartError``, ``ConfigError``.
     """
-    hosts = _without_covered(hosts)
+    hosts = without_covered(hosts)
     endpoints = _bind_tcp(socket, hosts, port) if hosts else []
     if ipc_directory is not None and zmq.has("ipc"):
         try:
@@ -61,7 +61,7 @@ def ipc_path(endpoint: str) -> str | None:
     return endpoint.removeprefix("ipc://") if endpoint.startswith("ipc://") else None
 
 
-def _without_covered(hosts: Sequence[str]) -> list[str]:
+def without_covered(hosts: Sequence[str]) -> list[str]:
     """Leave out what a wildcard among the hosts covers: the kernel takes the same port only once."""
     distinct = list(dict.fromkeys(hosts))
     for wildcard in (EVERYWHERE, "::"):
@@ -82,7 +82,7 @@ def _bind_tcp(socket: zmq.Socket[bytes], hosts: list[str], port: int) -> list[st
             _unbind(socket, bound)
             if error.errno == errno.EADDRINUSE and not port and bound and attempt < PORT_ATTEMPTS - 1:
                 continue
-            raise _explained(error, f"tcp port {port or 'any'} on {', '.join(hosts)}") from error
+            raise explained(error, f"tcp port {port or 'any'} on {', '.join(hosts)}") from error
         return bound
     raise AssertionError("the last attempt returns or raises")
 
@@ -116,7 +116,7 @@ def _bind_ipc(socket: zmq.Socket[bytes], directory: Path) -> str:
     try:
         return _bind_endpoint(socket, f"ipc://{path}")
     except zmq.ZMQError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
 
 
 def _bind_endpoint(socket: zmq.Socket[bytes], endpoint: str) -> str:
@@ -140,7 +140,8 @@ def _port_of(endpoints: list[str]) -> int:
     return int(endpoints[0].rpartition(":")[2]) if endpoints else 0
 
 
-def _explained(error: zmq.ZMQError, place: str) -> StartError:
+def explained(error: zmq.ZMQError | OSError, place: str) -> StartError:
+    """Return what the user is told when ``place`` could not be bound."""
     number = error.errno or 0
     if number == errno.EADDRINUSE:
         return PortInUse(f"cannot listen on {place}: another process holds it", hint="choose another port")

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import KeysView
 
     from brokerless.address import Address
+    from brokerless.protocol.paths import UdpPlace
 
 
 class LinkSink(Protocol):
     """Whoever lives on the links. Everything is called from the loop, nothing from within a command.
 
     Of one link the order is: opened, messages and writables, closed. After ``cut`` it is heard of no more.
+    Datagrams come in any order, more than once or not at all, from anybody.
     """
 
     def link_opened(self, link: int, remote: Address) -> None:
@@ -28,6 +30,15 @@ class LinkSink(Protocol):
 
     def link_writable(self, link: int) -> None:
         """The link was busy; now ``send`` may succeed. It may also be busy still, and this comes again."""
+
+    def datagram(self, place: UdpPlace, data: bytes) -> None:
+        """A datagram came by UDP. Who sent it is not known, nor whether it really is from that place."""
+
+    def push_received(self, remote: Address, data: bytes) -> None:
+        """A datagram came over TCP. ``remote`` has proven its key, and was permitted when it connected."""
+
+    def permits_push(self, remote: Address) -> bool:
+        """True if that key may push datagrams to us. Asked when it connects; raises nothing."""
 
     def turn_done(self) -> None:
         """A bounded batch of the above is over: a good moment to act on it."""

@@ -17,6 +17,8 @@ from brokerless.transport.descriptors import require_descriptors
 from brokerless.transport.dialer import Dialer
 from brokerless.transport.links import LinkSink, LinkTable
 from brokerless.transport.listener import Listener
+from brokerless.transport.push import Pull, Push
+from brokerless.transport.udp import UdpSockets
 from brokerless.transport.zap import ZapHandler
 
 if TYPE_CHECKING:
@@ -26,18 +28,22 @@ if TYPE_CHECKING:
     from brokerless.address import Address
     from brokerless.config import Limits
     from brokerless.identity import Identity
+    from brokerless.protocol.paths import UdpPlace
 
 _log = logging.getLogger("dittobus")
 
-START_DESCRIPTORS = 32
-"""A context with its threads, the ROUTER, its monitor, the ZAP handler and the reserve take 14; binding a few
-more, for a moment."""
+START_DESCRIPTORS = 40
+"""A context with its threads, the ROUTER, its monitor, the ZAP handler and the reserve take 14, the PULL with
+its own 8, UDP 2; binding a few more, for a moment."""
 
-SOCKETS_PER_LINK = 3
-"""A DEALER and the two ends of its monitor; an accepted link takes none."""
+SOCKETS_PER_PEER = 4
+"""A DEALER, the two ends of its monitor, and a PUSH; an accepted link takes none."""
 
-SOCKETS_BESIDE_LINKS = 16
-"""The ROUTER, the ends of its monitor and of the ZAP handler, and room for links that are being closed."""
+SOCKETS_BESIDE_PEERS = 32
+"""The ROUTER and the PULL, the ends of their monitors and of the ZAP handler, and room for links that are
+being closed and PUSHes that are being tried."""
+
+PORT_MAX = 65535
 
 TERM_TIMEOUT_S = 5.0
 """Closing a context takes milliseconds, since nothing lingers; a machine may be busy."""
@@ -46,24 +52,36 @@ TERM_TIMEOUT_S = 5.0
 class Transport:
     """Binds one ROUTER, dials with one DEALER each, and carries packets over the links that come of it.
 
+    Beside them it carries datagrams: by UDP, and over TCP from a PUSH for each peer to that peer's one PULL.
+
     It lives on the loop it is started on, and belongs to that loop's thread and process. Commands: ``start``,
-    ``dial``, ``send``, ``cut``, ``confirm``, ``close``. What happens is told to the ``sink``, from the loop.
+    ``dial``, ``send``, ``cut``, ``confirm``, ``send_datagram``, ``open_push``, ``send_push``, ``close_push``,
+    ``close``. What happens is told to the ``sink``, from the loop.
     """
 
     def __init__(self, identity: Identity, sink: LinkSink, *, limits: Limits, packet_bytes_max: int) -> None:
         self._identity = identity
         self._limits = limits
         self._packet_bytes_max = packet_bytes_max
+        self._sink = sink
         self._table = LinkTable(sink)
         self._process: int | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._zap: ZapHandler | None = None
         self._listener: Listener | None = None
         self._dialer: Dialer | None = None
+        self._udp = UdpSockets(sink)
+        self._pull: Pull | None = None
+        self._pushes: dict[Address, Push] = {}
         self._ipc_path: str | None = None
+        self.udp_places: tuple[str, ...] = ()
+        self.pull_places: tuple[str, ...] = ()
 
     async def start(self, hosts: Sequence[str], port: int, ipc_directory: Path | None) -> tuple[str, ...]:
-        """Listen on every host, on one port (0: any), and within this machine; return the endpoints.
+        """Listen on every host, on one port (0: any), and within this machine; return the endpoints of links.
+
+        Where datagrams are received, ``udp_places`` (the same port) and ``pull_places`` (the next port) then
+        say, as ``host:port``. Where UDP does not work, there are no such places, and a warning says why.
 
         A host is an IP address, "*" for all, or a wildcard; wildcards come back as such. ``ipc_directory``
         is one that only this user can enter. On an error everything is undone.
@@ -89,12 +107,13 @@ class Transport:
         require_descriptors(START_DESCRIPTORS)
         # One I/O thread: the order of its events and messages is what the listener builds on.
         context = self._context = zmq.Context(io_threads=1)
-        sockets = SOCKETS_PER_LINK * self._limits.peers_max + SOCKETS_BESIDE_LINKS
+        sockets = SOCKETS_PER_PEER * self._limits.peers_max + SOCKETS_BESIDE_PEERS
         context.set(zmq.MAX_SOCKETS, min(sockets, context.get(zmq.SOCKET_LIMIT)))
         parts = (loop, context, self._identity, self._table, self._limits, self._packet_bytes_max)
         try:
-            self._zap = ZapHandler(loop, context)
+            self._zap = ZapHandler(loop, context, self._sink.permits_push)
             self._listener = Listener(*parts)
+            self._pull = Pull(loop, context, self._identity, self._sink, self._limits)
             self._dialer = Dialer(*parts)
         except NotImplementedError as error:
             raise ConfigError(
@@ -104,7 +123,17 @@ class Transport:
             raise StartError(f"cannot open sockets: {error.strerror}") from error
         endpoints = bind(self._listener.socket, hosts, port, ipc_directory)
         self._ipc_path = next(filter(None, map(ipc_path, endpoints)), None)
+        self._open_datagrams(self._pull, loop, hosts, port)
         return endpoints
+
+    def _open_datagrams(
+        self, pull: Pull, loop: asyncio.AbstractEventLoop, hosts: Sequence[str], port: int
+    ) -> None:
+        self.pull_places = pull.bind(hosts, port + 1 if 0 < port < PORT_MAX else 0)
+        try:
+            self.udp_places = self._udp.open(hosts, port, loop)
+        except StartError as error:
+            _log.warning("no UDP: %s; datagrams go over TCP, where they may be late", error)
 
     @property
     def links(self) -> Collection[int]:
@@ -149,6 +178,41 @@ class Transport:
         if holder is not None:
             holder.confirm()
 
+    # Datagrams
+
+    def send_datagram(self, place: UdpPlace, data: bytes) -> bool:
+        """Send by UDP, or drop; False if there was no room. True says nothing about its arrival."""
+        return self._udp.send(place, data)
+
+    def open_push(self, remote: Address, places: Sequence[str]) -> None:
+        """Begin to connect to one of these places of that peer's PULL (``host:port``, addresses only).
+
+        Done already for the same places, this does nothing. Once connected, the connection is kept up until
+        ``close_push``; whether it stands, only ``send_push`` tells. Raises ``BusClosed``,
+        ``ForkedProcessError``.
+        """
+        self._check_process()
+        if self._context is None:
+            raise BusClosed("the transport is not open")
+        known = self._pushes.get(remote)
+        if known is not None:
+            if known.places == tuple(places):
+                return
+            known.close()
+        loop = asyncio.get_running_loop()
+        self._pushes[remote] = Push(loop, self._context, self._identity, remote, places)
+
+    def send_push(self, remote: Address, data: bytes) -> bool:
+        """Send over that peer's PUSH, or drop; False if it has no room, or no connection. Never waits."""
+        push = self._pushes.get(remote)
+        return push is not None and push.send(data)
+
+    def close_push(self, remote: Address) -> None:
+        """Hang up on that peer's PULL, if there is a connection. What was not sent is lost."""
+        push = self._pushes.pop(remote, None)
+        if push is not None:
+            push.close()
+
     async def close(self) -> None:
         """Hang up on everybody and let go of everything. From now on nothing is told. Twice does no harm."""
         self._table.clear()
@@ -156,10 +220,11 @@ class Transport:
         if context is None or self._process != os.getpid():
             return  # the sockets of a forked child are its parent's
         # The handler came first and goes last, so that nobody is at the door without it.
-        for part in (self._dialer, self._listener, self._zap):
+        for part in (*self._pushes.values(), self._udp, self._dialer, self._pull, self._listener, self._zap):
             if part is not None:
                 part.close()
-        self._dialer = self._listener = self._zap = None
+        self._pushes.clear()
+        self._dialer = self._pull = self._listener = self._zap = None
         await _terminate(context)
         _remove(self._ipc_path)
 

@@ -1,4 +1,4 @@
-"""The asyncio face, in a loop of its own, as the scenarios know it."""
+"""The asyncio face, in a loop of its own, as the scenarios know it; the node in that loop, or in a thread."""
 
 from __future__ import annotations
 
@@ -190,12 +190,14 @@ async def _next(iterator: Any) -> Any:
 
 
 class AioFace(Face):
+    io_thread = False
+
     def __init__(self) -> None:
         self._loop = Loop()
         self._buses: list[Bus] = []
 
     def bus(self, name: str = "", **arguments: Any) -> Bus:
-        bus = Bus(self._loop, name, arguments)
+        bus = Bus(self._loop, name, {**arguments, "io_thread": self.io_thread})
         self._buses.append(bus)
         return bus
 
@@ -203,3 +205,7 @@ class AioFace(Face):
         for bus in self._buses:
             get(bus.close(timeout=0))
         self._loop.close()
+
+
+class ThreadedAioFace(AioFace):
+    io_thread = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.aio_face import AioFace
+from tests.behaviour.aio_face import AioFace, ThreadedAioFace
 from tests.behaviour.blocking_face import BlockingFace
 from tests.behaviour.delegate_face import DelegateFace
 from tests.behaviour.face import AnyBus, AnyStream, Face, get
@@ -17,7 +17,12 @@ from tests.behaviour.proxies import Proxies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FACES: dict[str, type[Face]] = {"delegate": DelegateFace, "aio": AioFace, "blocking": BlockingFace}
+FACES: dict[str, type[Face]] = {
+    "delegate": DelegateFace,
+    "aio": AioFace,
+    "aio with io_thread": ThreadedAioFace,
+    "blocking": BlockingFace,
+}
 
 
 @pytest.fixture

@@ -270,6 +270,41 @@ async def test_an_end_nobody_was_told_of_is_told_by_close(ends: Ends) -> None:
     await ours.close()
 
 
+async def test_who_has_aborted_is_not_told_so_by_close(ends: Ends) -> None:
+    """Neither before the stream has ended nor afterwards; who waits for something else is."""
+    ours, theirs = ends
+    ours.abort(7)
+    await ours.close()
+    await ours.close()
+    with pytest.raises(StreamReset):
+        await ours.receive()
+    await asyncio.shield(theirs._ended)
+    theirs.abort(8)  # it has ended before, and nobody has been told
+    with pytest.raises(StreamReset) as caught:
+        await theirs.close()
+    assert caught.value.code == 7
+
+
+async def test_a_message_that_is_too_large_tells_of_no_end(ends: Ends) -> None:
+    ours, theirs = ends
+    for send in (ours.send, ours.send_nowait):
+        with pytest.raises(MessageTooLarge):
+            _ = await send(bytes(64 * 1024 * 1024 + 1))  # type: ignore[misc]
+    theirs.abort(7)
+    await asyncio.shield(ours._ended)
+    with pytest.raises(StreamReset):
+        await ours.close()
+
+
+async def test_a_send_that_finds_the_end_has_told_it(ends: Ends) -> None:
+    ours, theirs = ends
+    theirs.abort(7)
+    await asyncio.shield(ours._ended)
+    with pytest.raises(StreamReset):
+        ours.send_nowait(b"later")
+    await ours.close()
+
+
 async def test_a_close_waits_until_all_was_consumed(ends: Ends) -> None:
     ours, theirs = ends
     for number in range(10):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from brokerless import UsageError
+from dittobus import _io_thread
 from dittobus._futures import BusFuture
 from dittobus._io_thread import IoThread
+from tests.dittobus.interrupts import everywhere
 from tests.dittobus.recording import WAIT_S, Log
 
 if TYPE_CHECKING:
@@ -52,6 +54,17 @@ def test_a_batch_of_calls_wakes_the_loop_once(io: IoThread, monkeypatch: pytest.
     hold.set()
     log.wait("call", 1000)
     assert wakes == 1
+
+
+def test_an_interrupted_post_does_not_cut_off_the_thread(io: IoThread) -> None:
+    """Wherever it is interrupted, what is posted afterwards still runs."""
+    places = 0
+    for _ in everywhere(lambda: io.post(list), _io_thread.__file__):
+        places += 1
+        done = threading.Event()
+        io.post(done.set)
+        assert done.wait(WAIT_S)
+    assert places >= 3
 
 
 def test_a_call_that_fails_does_not_take_others_along(io: IoThread, caplog: pytest.LogCaptureFixture) -> None:

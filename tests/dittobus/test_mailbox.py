@@ -10,8 +10,8 @@ import pytest
 from brokerless import Address, ConfigError, LossReason, Peer, PeerChanged, PeerJoined, PeerLeft, WaitTimeout
 from dittobus import _mailbox, _waiting
 from dittobus._inbox import CHANGES_MAX
+from dittobus._io_thread import IoThread
 from dittobus._mailbox import Mailbox, Over, PeerMailbox
-from dittobus._waiting import InterruptibleIoThread
 from tests.dittobus.interrupts import everywhere
 from tests.dittobus.recording import WAIT_S
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def io() -> Iterator[InterruptibleIoThread]:
-    thread = InterruptibleIoThread("test-io")
+def io() -> Iterator[IoThread]:
+    thread = IoThread("test-io")
     thread.start()
     yield thread
     thread.stop()
@@ -36,7 +36,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 class Counted:
     """A mailbox that says how much of it was consumed."""
 
-    def __init__(self, io: InterruptibleIoThread) -> None:
+    def __init__(self, io: IoThread) -> None:
         self._io = io
         self.reports: list[int] = []
         self.mailbox: Mailbox[int] = Mailbox(io, "number", self.reports.append)
@@ -48,11 +48,11 @@ class Counted:
 
 
 @pytest.fixture
-def counted(io: InterruptibleIoThread) -> Counted:
+def counted(io: IoThread) -> Counted:
     return Counted(io)
 
 
-def wait_for_sleepers(io: InterruptibleIoThread, mailbox: Mailbox[Any], count: int) -> None:
+def wait_for_sleepers(io: IoThread, mailbox: Mailbox[Any], count: int) -> None:
     while len(mailbox._sleepers) < count:
         io.call(lambda: None)
 
@@ -87,9 +87,7 @@ def test_a_timeout_takes_nothing(counted: Counted) -> None:
     assert not mailbox._sleepers
 
 
-def test_each_item_goes_to_one(
-    io: InterruptibleIoThread, counted: Counted, threads: ThreadPoolExecutor
-) -> None:
+def test_each_item_goes_to_one(io: IoThread, counted: Counted, threads: ThreadPoolExecutor) -> None:
     mailbox = counted.mailbox
 
     def take_all() -> list[int]:
@@ -110,9 +108,7 @@ def test_each_item_goes_to_one(
     assert counted.consumed == 10_000
 
 
-def test_one_arrival_wakes_one(
-    io: InterruptibleIoThread, counted: Counted, threads: ThreadPoolExecutor
-) -> None:
+def test_one_arrival_wakes_one(io: IoThread, counted: Counted, threads: ThreadPoolExecutor) -> None:
     mailbox = counted.mailbox
     takers = [threads.submit(mailbox.take, WAIT_S) for _ in range(3)]
     wait_for_sleepers(io, mailbox, 3)
@@ -123,7 +119,7 @@ def test_one_arrival_wakes_one(
 
 
 def test_the_end_wakes_all_and_what_waits_is_still_there(
-    io: InterruptibleIoThread, counted: Counted, threads: ThreadPoolExecutor
+    io: IoThread, counted: Counted, threads: ThreadPoolExecutor
 ) -> None:
     mailbox = counted.mailbox
     takers = [threads.submit(mailbox.take, None) for _ in range(3)]
@@ -185,7 +181,7 @@ def test_an_interrupted_take_takes_nothing(counted: Counted) -> None:
 
 
 def test_an_interrupted_wait_leaves_nobody_behind(
-    io: InterruptibleIoThread, counted: Counted, threads: ThreadPoolExecutor
+    io: IoThread, counted: Counted, threads: ThreadPoolExecutor
 ) -> None:
     """Wherever it is interrupted, the wake-up meant for it goes to somebody else."""
     mailbox = counted.mailbox
@@ -206,7 +202,7 @@ def test_an_interrupted_wait_leaves_nobody_behind(
 
 
 def test_who_is_interrupted_after_being_woken_wakes_another(
-    io: InterruptibleIoThread, counted: Counted, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    io: IoThread, counted: Counted, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mailbox = counted.mailbox
     first_sleeps = threading.Event()
@@ -228,7 +224,7 @@ def test_who_is_interrupted_after_being_woken_wakes_another(
 
 
 def test_what_is_given_back_is_not_consumed_twice(
-    io: InterruptibleIoThread, counted: Counted, monkeypatch: pytest.MonkeyPatch
+    io: IoThread, counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reported between taking and giving back, it counts once, when it is taken at last."""
     mailbox = counted.mailbox
@@ -259,7 +255,7 @@ def peer(number: int, name: str = "") -> Peer:
     return Peer(Address(number.to_bytes(32, "big")), name)
 
 
-def test_changes_begin_with_who_is_there(io: InterruptibleIoThread) -> None:
+def test_changes_begin_with_who_is_there(io: IoThread) -> None:
     mailbox = PeerMailbox(io, [peer(1)])
     mailbox.put([PeerChanged(peer(1, "x"))])
     assert [mailbox.take(0), mailbox.take(0)] == [PeerJoined(peer(1)), PeerChanged(peer(1, "x"))]
@@ -269,7 +265,7 @@ def test_changes_begin_with_who_is_there(io: InterruptibleIoThread) -> None:
         mailbox.take(0)
 
 
-def test_changes_that_nobody_takes_are_bounded(io: InterruptibleIoThread) -> None:
+def test_changes_that_nobody_takes_are_bounded(io: IoThread) -> None:
     mailbox = PeerMailbox(io, [peer(1)])
     assert isinstance(mailbox.take(0), PeerJoined)
     for number in range(3 * CHANGES_MAX):

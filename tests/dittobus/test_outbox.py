@@ -9,8 +9,8 @@ import pytest
 
 from brokerless import MessageTooLarge, SendQueueFull, SendTimeout, StreamReset, StreamStats
 from dittobus import _outbox, _waiting
+from dittobus._io_thread import IoThread
 from dittobus._outbox import Outbox, Refused
-from dittobus._waiting import InterruptibleIoThread
 from dittobus.stream import MESSAGE_COST_BYTES
 from tests.dittobus.interrupts import everywhere
 from tests.dittobus.recording import WAIT_S
@@ -69,7 +69,7 @@ class Core:
 class Ends:
     """An outbox, and the core behind it on its I/O thread."""
 
-    def __init__(self, io: InterruptibleIoThread, room_bytes: int = QUEUE_BYTES_MAX) -> None:
+    def __init__(self, io: IoThread, room_bytes: int = QUEUE_BYTES_MAX) -> None:
         self.io = io
         self.core = Core()
         self.core.made_bytes = room_bytes
@@ -105,15 +105,15 @@ class Ends:
 
 
 @pytest.fixture
-def io() -> Iterator[InterruptibleIoThread]:
-    thread = InterruptibleIoThread("test-io")
+def io() -> Iterator[IoThread]:
+    thread = IoThread("test-io")
     thread.start()
     yield thread
     thread.stop()
 
 
 @pytest.fixture
-def ends(io: InterruptibleIoThread) -> Ends:
+def ends(io: IoThread) -> Ends:
     return Ends(io)
 
 
@@ -130,7 +130,7 @@ def test_messages_reach_the_core_in_order(ends: Ends) -> None:
     assert ends.outbox.sequence == 5
 
 
-def test_what_crosses_together_wakes_the_thread_once(ends: Ends, io: InterruptibleIoThread) -> None:
+def test_what_crosses_together_wakes_the_thread_once(ends: Ends, io: IoThread) -> None:
     flushes = 0
     flush = io.post
 
@@ -198,7 +198,7 @@ def test_who_waits_is_served_first_come_first_served(ends: Ends, threads: Thread
     assert ends.core.sent == [*messages, b"large" * 20, b"second", b"third"]
 
 
-def test_the_queue_grows_with_what_is_sent_as_long_as_memory_lasts(io: InterruptibleIoThread) -> None:
+def test_the_queue_grows_with_what_is_sent_as_long_as_memory_lasts(io: IoThread) -> None:
     ends = Ends(io, room_bytes=1 + MESSAGE_COST_BYTES)
     ends.core.memory_bytes = 2 * (1 + MESSAGE_COST_BYTES)
     assert ends.outbox.send(b"0", timeout=0) == 1
@@ -252,7 +252,7 @@ def test_a_refusal_ends_the_wait(ends: Ends, threads: ThreadPoolExecutor) -> Non
     assert ends.outbox.sequence == 10
 
 
-def test_what_the_core_does_not_take_any_more_is_told(ends: Ends, io: InterruptibleIoThread) -> None:
+def test_what_the_core_does_not_take_any_more_is_told(ends: Ends, io: IoThread) -> None:
     hold = threading.Event()
     io.post(hold.wait)
     assert ends.outbox.send(b"x") == 1  # not known to be in vain
@@ -274,7 +274,7 @@ def test_a_fork_leaves_nothing_to_the_child(ends: Ends) -> None:
 # Ctrl-C
 
 
-def test_an_interrupted_send_has_sent_nothing(ends: Ends, io: InterruptibleIoThread) -> None:
+def test_an_interrupted_send_has_sent_nothing(ends: Ends, io: IoThread) -> None:
     """Wherever it is interrupted before the I/O thread has the message."""
     sent: list[int] = []
     places = 0
@@ -283,7 +283,7 @@ def test_an_interrupted_send_has_sent_nothing(ends: Ends, io: InterruptibleIoThr
     def send() -> None:
         hold.clear()
         io.post(hold.wait)
-        sent.append(ends.outbox._accept(b"x"))
+        sent.append(ends.outbox.accept(b"x"))
 
     for _ in everywhere(send, _outbox.__file__):
         places += 1

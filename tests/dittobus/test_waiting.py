@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from brokerless import UsageError
-from dittobus import _io_thread, _waiting
-from dittobus._waiting import InterruptibleIoThread, Sleeper, deadline_after
-from tests.dittobus.interrupts import everywhere
+from dittobus import _waiting
+from dittobus._io_thread import IoThread
+from dittobus._waiting import Sleeper, deadline_after, result_of
 from tests.dittobus.recording import WAIT_S
 
 if TYPE_CHECKING:
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def io() -> Iterator[InterruptibleIoThread]:
-    thread = InterruptibleIoThread("test-io")
+def io() -> Iterator[IoThread]:
+    thread = IoThread("test-io")
     thread.start()
     yield thread
     thread.stop()
 
 
-def test_a_sleeper_is_woken(io: InterruptibleIoThread) -> None:
+def test_a_sleeper_is_woken(io: IoThread) -> None:
     sleeper = Sleeper(io)
     io.post(sleeper.wake)
     assert sleeper.sleep(None)
 
 
-def test_who_is_woken_before_does_not_sleep(io: InterruptibleIoThread) -> None:
+def test_who_is_woken_before_does_not_sleep(io: IoThread) -> None:
     sleeper = Sleeper(io)
     sleeper.wake()
     sleeper.wake()
@@ -40,9 +40,7 @@ def test_who_is_woken_before_does_not_sleep(io: InterruptibleIoThread) -> None:
 
 
 @pytest.mark.parametrize("slice_s", [0.001, threading.TIMEOUT_MAX])
-def test_a_deadline_ends_the_sleep(
-    io: InterruptibleIoThread, slice_s: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deadline_ends_the_sleep(io: IoThread, slice_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_waiting, "SLICE_S", slice_s)
     deadline = deadline_after(0.01)
     assert deadline is not None
@@ -51,9 +49,7 @@ def test_a_deadline_ends_the_sleep(
     assert deadline_after(None) is None
 
 
-def test_who_sleeps_in_slices_is_woken_too(
-    io: InterruptibleIoThread, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_sleeps_in_slices_is_woken_too(io: IoThread, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = threading.Semaphore(0)
 
     class Lock:
@@ -79,27 +75,16 @@ def test_who_sleeps_in_slices_is_woken_too(
         assert sleeping.result(WAIT_S)
 
 
-def test_the_i_o_thread_does_not_wait_for_itself(io: InterruptibleIoThread) -> None:
+def test_the_i_o_thread_does_not_wait_for_itself(io: IoThread) -> None:
     with pytest.raises(UsageError, match="I/O thread"):
         io.call(Sleeper, io)
 
 
-def test_waiting_for_a_future(io: InterruptibleIoThread) -> None:
+def test_waiting_for_a_future(io: IoThread) -> None:
     future: concurrent.futures.Future[int] = concurrent.futures.Future()
     io.post(lambda: future.set_result(7))
-    assert io.wait(future) == 7
+    assert result_of(io, future) == 7
     future = concurrent.futures.Future()
     io.post(lambda: future.set_exception(ValueError("no")))
     with pytest.raises(ValueError, match="no"):
-        io.wait(future)
-
-
-def test_an_interrupted_post_does_not_cut_off_the_thread(io: InterruptibleIoThread) -> None:
-    """Wherever it is interrupted, what is posted afterwards still runs."""
-    places = 0
-    for _ in everywhere(lambda: io.post(list), _io_thread.__file__, _waiting.__file__):
-        places += 1
-        done = threading.Event()
-        io.post(done.set)
-        assert done.wait(WAIT_S)
-    assert places >= 3
+        result_of(io, future)

@@ -402,6 +402,19 @@ def test_meshes_with_different_secrets_never_meet(seed: int) -> None:
     assert not network.links
 
 
+def test_what_a_dead_process_has_left_does_not_evict_its_successor() -> None:
+    node = Node()
+    before = Remote(node).greet()
+    after = Remote(node).greet().info(boot=2000)
+    before.info(boot=1000)
+    assert before.link in node.cuts()
+    assert node.of_type(PeerLeft) == []
+    assert not any(isinstance(frame, wire.Goodbye) for frame in after.heard())
+    Remote(node).join(boot=3000)  # while who opens a link later is indeed the next
+    assert [event.reason for event in node.of_type(PeerLeft)] == [LossReason.RESTARTED]
+    assert [frame.code for frame in after.heard()] == [wire.Farewell.SUPERSEDED]
+
+
 # Admission
 
 

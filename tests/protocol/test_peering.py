@@ -119,6 +119,7 @@ class Host:
         role = Role.DIALLER if endpoint else Role.ACCEPTOR
         handshake = Handshake(role, mesh_key=bytes(32), local=US, remote=THEM)
         link = Link(self._links, THEM, LinkPhase.INFO, handshake, endpoint)
+        link.opened = link.id
         self.peering.links[link.id] = link
         self.peering.announce(link, 100.0)
         return link
@@ -307,6 +308,18 @@ def test_a_peer_that_began_anew_by_itself_is_told_nothing_of_another_process() -
     assert host.calls[-1] == "await info"
     host.hear(link, info(epoch=2, knows=2))
     assert host.told == [(PeerLeft, LossReason.EXPELLED), (PeerJoined, PeerState.ALIVE)]
+
+
+def test_what_a_dead_process_left_on_an_older_link_does_not_evict_its_successor() -> None:
+    host = Host()
+    older, newer = host.link(), host.link()
+    host.hear(newer, info(boot=THEIR_BOOT + 1))
+    session = host.session
+    host.hear(older, info(boot=THEIR_BOOT))
+    assert host.told == [(PeerJoined, PeerState.ALIVE)]
+    assert (host.session, host.session.links) == (session, (newer.id,))
+    assert host.cuts == [(older.id, "its process is over")]
+    assert host.last_words == []
 
 
 def test_a_link_whose_peer_may_have_agreed_to_the_old_session_goes_with_it() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from brokerless.address import Address
+    from brokerless.protocol.paths import UdpPlace
 
 PACKET_BYTES_MAX = 72 * 1024
 
@@ -36,6 +37,8 @@ class Recorder:
         self.events: list[tuple[Any, ...]] = []
         self.on_writable: Callable[[int], None] | None = None
         self.on_message: Callable[[int, bytes], None] | None = None
+        self.on_datagram: Callable[[UdpPlace, bytes], None] | None = None
+        self.permitted: set[Address] = set()
         self._changed = asyncio.Event()
 
     def _note(self, *event: Any) -> None:
@@ -58,6 +61,18 @@ class Recorder:
         if self.on_writable is not None:
             self.on_writable(link)
 
+    def datagram(self, place: UdpPlace, data: bytes) -> None:
+        self._note("datagram", place, data)
+        if self.on_datagram is not None:
+            self.on_datagram(place, data)
+
+    def push_received(self, remote: Address, data: bytes) -> None:
+        self._note("pushed", remote, data)
+
+    def permits_push(self, remote: Address) -> bool:
+        self._note("asked", remote)
+        return remote in self.permitted
+
     def turn_done(self) -> None:
         self._note("turn")
 
@@ -75,6 +90,14 @@ class Recorder:
                 self._changed.clear()
                 await self._changed.wait()
         return self.of(kind, link)[count - 1]
+
+
+async def turns() -> AsyncIterator[None]:
+    """Each turn of the loop, for a test that waits for what nobody tells; not for ever."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            yield
+            await asyncio.sleep(0)
 
 
 def collect_failures(failures: list[BaseException]) -> None:

@@ -18,6 +18,7 @@ import zmq
 
 from brokerless.errors import BusClosed, ConfigError, PortInUse, StartError
 from brokerless.identity import Identity
+from brokerless.protocol.paths import UdpPlace
 from tests.conftest import open_descriptors
 from tests.transport.support import (
     PACKET_BYTES_MAX,
@@ -29,6 +30,7 @@ from tests.transport.support import (
     linked,
     receive,
     running,
+    turns,
 )
 
 if TYPE_CHECKING:
@@ -450,3 +452,77 @@ async def main():
 asyncio.run(main())
 """,
     )
+
+
+class TestDatagrams:
+    """Beside the links; what each of the planes does is tested with it."""
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+    async def test_by_udp_and_by_tcp(self, host: str) -> None:
+        async with running(host) as one, running(host) as other:
+            ours, theirs = (udp_place(node.transport.udp_places[0]) for node in (one, other))
+            assert one.transport.send_datagram(theirs, b"by UDP")
+            assert (await other.sink.wait("datagram"))[1:] == (ours._replace(local=0), b"by UDP")
+            other.sink.permitted.add(one.address)
+            one.transport.open_push(other.address, other.transport.pull_places)
+            async for _ in turns():
+                if one.transport.send_push(other.address, b"by TCP"):
+                    break
+            assert (await other.sink.wait("pushed"))[1:] == (one.address, b"by TCP")
+
+    async def test_the_port_that_was_asked_for_and_the_next(self) -> None:
+        port = two_free_ports()
+        async with running("127.0.0.1", "::1", port=port) as node:
+            assert node.transport.udp_places == (f"127.0.0.1:{port}", f"[::1]:{port}")
+            assert node.transport.pull_places == (f"127.0.0.1:{port + 1}", f"[::1]:{port + 1}")
+
+    async def test_the_next_port_may_be_somebody_elses(self, caplog: pytest.LogCaptureFixture) -> None:
+        port = two_free_ports()
+        with socket.create_server(("127.0.0.1", port + 1)):
+            async with running(port=port) as node:
+                assert node.endpoints == (f"tcp://127.0.0.1:{port}",)
+                assert node.transport.pull_places != (f"127.0.0.1:{port + 1}",)
+        assert "datagrams over TCP use another port" in caplog.text
+
+    async def test_without_udp_there_is_tcp(self, caplog: pytest.LogCaptureFixture) -> None:
+        port = two_free_ports()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+            holder.bind(("127.0.0.1", port))
+            async with running("::1", "127.0.0.1", port=port) as node:
+                assert len(node.endpoints) == len(node.transport.pull_places) == 2
+                assert node.transport.udp_places == ()
+                assert node.transport.send_datagram(UdpPlace("127.0.0.1", port), b"lost")
+        assert [(record.name, record.levelname) for record in caplog.records] == [("dittobus", "WARNING")]
+        assert "no UDP" in caplog.text
+
+    async def test_a_node_that_listens_nowhere_can_push(self) -> None:
+        node = Node()
+        await node.transport.start((), 0, None)
+        assert node.transport.udp_places == node.transport.pull_places == ()
+        async with running() as other:
+            other.sink.permitted.add(node.address)
+            node.transport.open_push(other.address, other.transport.pull_places)
+            async for _ in turns():
+                if node.transport.send_push(other.address, b"out"):
+                    break
+            await other.sink.wait("pushed")
+        await node.transport.close()
+
+
+def udp_place(written: str) -> UdpPlace:
+    host, _, port = written.rpartition(":")
+    return UdpPlace(host.strip("[]"), int(port))
+
+
+def two_free_ports() -> int:
+    """The first of two ports that follow each other and are nobody's."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = int(server.getsockname()[1])
+        with (
+            contextlib.suppress(OSError, OverflowError),
+            socket.create_server(("127.0.0.1", port + 1)),
+            socket.create_server(("::1", port + 1), family=socket.AF_INET6),
+            socket.create_server(("::1", port), family=socket.AF_INET6),
+        ):
+            return port

@@ -7,8 +7,9 @@ import contextlib
 import pytest
 import zmq
 
+from brokerless.address import Address
 from brokerless.identity import Identity
-from brokerless.transport.zap import ZAP_DOMAIN, _answer
+from brokerless.transport.zap import PULL_DOMAIN, ZAP_DOMAIN, _answer
 from tests.transport.support import HASTE_S, Node, bare_context, hung_up, running, watched
 
 pytestmark = pytest.mark.asyncio
@@ -20,8 +21,26 @@ def request(domain: bytes = ZAP_DOMAIN, mechanism: bytes = b"CURVE", *credential
     return [b"1.0", b"7", domain, b"127.0.0.1", b"", mechanism, *(credentials or (KEY,))]
 
 
-async def test_every_curve_key_comes_in_by_its_own_name() -> None:
-    assert _answer(request()) == [b"1.0", b"7", b"200", b"", KEY.hex().encode(), b""]
+def nobody(_address: Address) -> bool:
+    return False
+
+
+async def test_every_curve_key_may_knock_at_the_router_by_its_own_name() -> None:
+    assert _answer(request(), nobody) == [b"1.0", b"7", b"200", b"", KEY.hex().encode(), b""]
+
+
+async def test_at_the_pull_the_sink_decides() -> None:
+    asked: list[Address] = []
+
+    def everybody(address: Address) -> bool:
+        asked.append(address)
+        return True
+
+    welcome = [b"1.0", b"7", b"200", b"", KEY.hex().encode(), b""]
+    assert _answer(request(PULL_DOMAIN), everybody) == welcome
+    assert asked == [Address(KEY)]
+    # Neither yes nor no: libzmq at the other end would take a no for good.
+    assert _answer(request(PULL_DOMAIN), nobody) == [b"1.0", b"7", b"300", b"not now", b"", b""]
 
 
 @pytest.mark.parametrize(
@@ -32,11 +51,14 @@ async def test_every_curve_key_comes_in_by_its_own_name() -> None:
         request(ZAP_DOMAIN, b"PLAIN", b"user", b"password"),
         request(ZAP_DOMAIN, b"CURVE", KEY[1:]),
         request()[:6],
+        request(PULL_DOMAIN, b"NULL"),
+        request(PULL_DOMAIN, b"CURVE", KEY[1:]),
     ],
 )
 async def test_nobody_else_does(asked: list[bytes]) -> None:
-    assert _answer(asked)[:3] == [b"1.0", b"7", b"400"]
-    assert _answer(asked)[4] == b""
+    answer = _answer(asked, lambda _address: True)
+    assert answer[:3] == [b"1.0", b"7", b"400"]
+    assert answer[4] == b""
 
 
 async def test_with_the_handler_dead_nobody_comes_in() -> None:
