@@ -188,12 +188,18 @@ class Pump:
     def datagram(self, place: UdpPlace, data: bytes) -> None:
         """A UDP packet came, from anybody."""
         self._receiving = True
-        self._core.udp_received(place, data, self.now())
+        try:
+            self._core.udp_received(place, data, self.now())
+        except Exception:  # a defect of ours must cost this packet, not those behind it
+            _log.exception("a datagram could not be taken in")
 
     def push_received(self, remote: Address, data: bytes) -> None:
         """A datagram came over TCP; whose it is, its seal tells."""
         self._receiving = True
-        self._core.push_received(data, self.now())
+        try:
+            self._core.push_received(data, self.now())
+        except Exception:
+            _log.exception("a datagram could not be taken in")
 
     def permits_push(self, remote: Address) -> bool:
         """Whether that peer may push datagrams to us."""
