@@ -244,11 +244,14 @@ class Push:
         places = [place for place in self.places if _is_numeric(place)][:CANDIDATES_MAX]
         try:
             require_descriptors(CANDIDATE_DESCRIPTORS * len(places) + SPARE_DESCRIPTORS)
-            for place in places:
+        except StartError as error:
+            _log.debug("cannot push to %s: %s", self._remote, error)  # tried again when it is sent to
+            return
+        for place in places:
+            try:
                 self._connect(place)
-        except (StartError, zmq.ZMQError) as error:
-            # It is tried again when something is to be sent.
-            _log.debug("cannot push datagrams to %s: %s", self._remote, error)
+            except zmq.ZMQError as error:
+                _log.debug("cannot push to %s at %s: %s", self._remote, place, error)
 
     def _connect(self, place: str) -> None:
         socket = self._context.socket(zmq.PUSH)

@@ -104,6 +104,7 @@ async def test_the_first_place_that_answers_serves() -> None:
         another.sink.permitted.add(pusher.address)
         places = (
             "no-name-is-looked-up:4000",
+            "127.0.0.1:99999",
             free_place(),
             another.transport.pull_places[0],  # has another key
             *puller.transport.pull_places,
