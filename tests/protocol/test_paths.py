@@ -428,6 +428,15 @@ def test_an_answer_proves_nothing_about_later_probes() -> None:
     assert shown(paths) is DatagramPath.UDP
 
 
+def test_an_older_answer_opens_no_question_that_a_newer_one_closed() -> None:
+    paths, tokens = asked(HOME)
+    ((_, later),) = paths.take_probes(T0 + 0.25)
+    assert paths.answered(later, T0 + 0.3, by_link=True) is None
+    assert paths.answered(tokens[HOME], T0 + 1.5) == pytest.approx(1.5)
+    assert paths.path is DatagramPath.UDP
+    assert paths.targets(T0 + 1.5) == (HOME,)
+
+
 def test_answers_are_not_waited_for_for_ever() -> None:
     paths, tokens = asked(HOME)
     for step in range(1, 200):
