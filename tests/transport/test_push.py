@@ -139,6 +139,35 @@ async def test_a_peer_that_reads_nothing_costs_its_own_packets_only() -> None:
         assert (await other.sink.wait("pushed", count=2))[2] == b"free"
 
 
+@pytest.mark.parametrize(("refusals", "takes"), [(1, True), (2, False)])
+async def test_room_that_libzmq_has_not_looked_for(refusals: int, takes: bool) -> None:
+    """It may also be gone by the second look, with the connection."""
+
+    class Hesitant:
+        def __init__(self) -> None:
+            self.refusals, self.taken = refusals, list[bytes]()
+
+        def send(self, data: bytes, _flags: int) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise zmq.Again
+            self.taken.append(data)
+
+        def get(self, _option: int) -> int:
+            return int(zmq.POLLOUT)
+
+        def close(self) -> None:
+            pass
+
+    async with running() as pusher:
+        remote = Identity.generate().address
+        pusher.transport.open_push(remote, ())
+        hesitant = Hesitant()
+        pusher.transport._pushes[remote]._socket = hesitant  # type: ignore[assignment]
+        assert pusher.transport.send_push(remote, b"x") is takes
+        assert hesitant.taken == [b"x"] * takes
+
+
 async def test_a_connection_that_takes_nothing_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push, "STALLED_S", 0.05)
     async with running() as pusher, running() as puller:
