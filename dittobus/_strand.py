@@ -270,7 +270,7 @@ class Strand:
                 self._entries.clear()
                 self._scheduled = False
                 self._rested.notify_all()
-            if lost and not sys.is_finalizing():
+            if lost and not _is_exiting():
                 _log.warning("%r takes no more callbacks (%s); events are dropped", self._queue, error)
 
     def _take(self) -> tuple[Recipient, Entry] | None:
@@ -318,6 +318,14 @@ class Strand:
                 if left is not None and left <= 0:
                     return
                 self._rested.wait(left)
+
+
+def _is_exiting() -> bool:
+    """Tell whether the interpreter exits; executors then end before buses do.
+
+    Nothing public says so that early, and an executor's error does not tell it from a plain shutdown.
+    """
+    return sys.is_finalizing() or bool(getattr(threading, "_SHUTTING_DOWN", False))
 
 
 def _name_of(callback: Callable[..., object]) -> str:

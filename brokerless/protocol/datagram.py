@@ -28,7 +28,6 @@ DATAGRAM_BYTES_MAX = 1_200
 """Payload of a UDP packet. With its headers that stays below the 1,280 bytes that every IPv6 path carries
 whole, and a tunnel may add some: a packet that the network takes apart is lost when any of its parts is."""
 
-KEY_BYTES = 32
 TAG_BYTES = 16
 
 FRAGMENTS_MAX = 64

@@ -252,8 +252,6 @@ class Paths:
     def sent(self, now: float) -> None:
         """The application sends a message, whether or not there is a path."""
         begins = self._demand_until <= now
-        if begins:
-            self._decide(now)  # with the questions left open by an earlier demand, if it ended unnoticed
         self._demand_until = self._asking_until = now + DEMAND_S
         if begins:
             self._decide(now)

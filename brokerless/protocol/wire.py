@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import msgpack
 
@@ -29,14 +29,19 @@ RUN_BYTES_MAX = 64 * 1024
 CHUNK_BYTES_MAX = 64 * 1024
 """Payload of one chunk; a message above it travels in several, so that small ones slip in between."""
 
-CONTROL_BODY_BYTES_MAX = 6 * 1024
-"""Largest control frame: a stream's name and 4 KiB of metadata, with room to spare."""
+CONTROL_BODY_BYTES_MAX = 7 * 1024
+"""Largest control frame: INFO with 4 KiB of metadata and all places, and a kilobyte to grow."""
 
 PACKET_BYTES_MAX = 72 * 1024
 """Largest packet: one full run or chunk and the control frames beside it."""
 
 RELIABILITIES = ("reliable", "unreliable", "sequenced")
 """Index of each on the wire."""
+
+DATAGRAM_KEY_BYTES = 32
+
+PLACES_BYTES_MAX = 768
+"""The places where a node takes datagrams, in INFO: sixteen of the longest, those with an IPv6 address."""
 
 U32_MAX = 2**32 - 1
 U64_MAX = 2**64 - 1
@@ -147,14 +152,6 @@ class Pong(NamedTuple):
     token: int
 
 
-class Probed(NamedTuple):
-    """A probe came."""
-
-    token: int
-    received: int
-    highest: int
-
-
 class Farewell(enum.IntEnum):
     """Why a session ends. A reader takes codes that it does not know as a plain end."""
 
@@ -168,6 +165,14 @@ class Farewell(enum.IntEnum):
     """The reader was not heard for the liveness limit."""
     REFUSED = 5
     """The node's ``admit`` said no."""
+
+
+class Probed(NamedTuple):
+    """A datagram's probe with this token came; ``received`` of the ``highest`` datagrams so far came."""
+
+    token: int
+    received: int
+    highest: int
 
 
 class Goodbye(NamedTuple):
@@ -225,26 +230,15 @@ class Info:
     name: str = ""
     metadata: bytes = b""
     datagram_index: int = 0
+    """Under which the reader seals datagrams from now on; 0: the sender takes none."""
     datagram_key: bytes = b""
+    """Its key, drawn for this INFO: ``DATAGRAM_KEY_BYTES``, or none without an index."""
     datagram_message_bytes_max: int = 64 * 1024
+    """Largest unreliable message that the sender takes."""
     udp_places: str = ""
+    """Where the sender takes datagrams: ``host:port`` or ``[host]:port``, comma separated."""
     pull_places: str = ""
-
-    _BOUNDS: ClassVar[dict[str, int]] = {
-        "boot": U64_MAX,
-        "epoch": U32_MAX,
-        "their_boot": U64_MAX,
-        "their_epoch": U32_MAX,
-        "received": U64_MAX,
-        "message_bytes_max": U32_MAX,
-        "stream_credit": U32_MAX,
-        "single_credit": U32_MAX,
-        "streams_max": U32_MAX,
-        "offers_max": U32_MAX,
-        "liveness_ms": U32_MAX,
-        "datagram_index": U64_MAX,
-        "datagram_message_bytes_max": U32_MAX,
-    }
+    """The same for those that come by PUSH."""
 
 
 StreamControl: TypeAlias = Open | Accept | Reject | Grant | Blocked | Finish | Close | Reset
@@ -278,6 +272,26 @@ _SHAPES: dict[type[Control], tuple[int, tuple[int | tuple[type, int], ...]]] = {
     Pong: (0x12, (U64_MAX,)),
     Goodbye: (0x13, (U32_MAX, _TEXT)),
     Probed: (0x14, (U64_MAX, U64_MAX, U64_MAX)),
+}
+_INFO_SHAPE: dict[str, int | tuple[type, int]] = {
+    "boot": U64_MAX,
+    "epoch": U32_MAX,
+    "their_boot": U64_MAX,
+    "their_epoch": U32_MAX,
+    "received": U64_MAX,
+    "message_bytes_max": U32_MAX,
+    "stream_credit": U32_MAX,
+    "single_credit": U32_MAX,
+    "streams_max": U32_MAX,
+    "offers_max": U32_MAX,
+    "liveness_ms": U32_MAX,
+    "name": _NAME,
+    "metadata": _BLOB,
+    "datagram_index": U64_MAX,
+    "datagram_key": (bytes, DATAGRAM_KEY_BYTES),
+    "datagram_message_bytes_max": U32_MAX,
+    "udp_places": (str, PLACES_BYTES_MAX),
+    "pull_places": (str, PLACES_BYTES_MAX),
 }
 _CONTROL_BY_CODE = {code: (frame_type, shape) for frame_type, (code, shape) in _SHAPES.items()}
 DATA_CODE = 0x04
@@ -453,13 +467,14 @@ def _decode_info(body: bytes) -> Info:
         raise WireError("INFO: not a map")
     known = {f.name: values[f.name] for f in fields(Info) if f.name in values}
     for name, value in known.items():
-        bound = Info._BOUNDS.get(name)
-        text = _NAME if name == "name" else _TEXT if name.endswith("places") else _BLOB
-        _check(f"INFO {name}", value, text if bound is None else bound)
+        _check(f"INFO {name}", value, _INFO_SHAPE[name])
     try:
-        return Info(**known)
+        info = Info(**known)
     except TypeError as error:
         raise WireError("INFO: a required field is missing") from error
+    if len(info.datagram_key) != (DATAGRAM_KEY_BYTES if info.datagram_index else 0):
+        raise WireError(f"INFO: datagram index {info.datagram_index}, {len(info.datagram_key)} bytes of key")
+    return info
 
 
 _DECODERS: dict[int, Callable[[bytes], Frame]] = {

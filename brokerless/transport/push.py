@@ -207,19 +207,9 @@ class Push:
 
     def send(self, data: bytes) -> bool:
         """Hand a packet to libzmq, or drop it: False if there is no connection, or no room. Never waits."""
-        socket = self._socket
-        if socket is not None:
-            try:
-                socket.send(data, NOBLOCK)
-            except zmq.Again:
-                # It looks for room at most once a millisecond by itself; asked like this, at once.
-                if int(socket.get(zmq.EVENTS)) & zmq.POLLOUT:
-                    socket.send(data, NOBLOCK)
-                    self._stalled_at = None
-                    return True
-            else:
-                self._stalled_at = None
-                return True
+        if self._socket is not None and (_sent(self._socket, data) or _sent_late(self._socket, data)):
+            self._stalled_at = None
+            return True
         self._stalled()
         return False
 
@@ -244,11 +234,14 @@ class Push:
         places = [place for place in self.places if _is_numeric(place)][:CANDIDATES_MAX]
         try:
             require_descriptors(CANDIDATE_DESCRIPTORS * len(places) + SPARE_DESCRIPTORS)
-            for place in places:
+        except StartError as error:
+            _log.debug("cannot push to %s: %s", self._remote, error)  # tried again when it is sent to
+            return
+        for place in places:
+            try:
                 self._connect(place)
-        except (StartError, zmq.ZMQError) as error:
-            # It is tried again when something is to be sent.
-            _log.debug("cannot push datagrams to %s: %s", self._remote, error)
+            except zmq.ZMQError as error:
+                _log.debug("cannot push to %s at %s: %s", self._remote, place, error)
 
     def _connect(self, place: str) -> None:
         socket = self._context.socket(zmq.PUSH)
@@ -288,6 +281,19 @@ class Push:
             wake.close()
             socket.close()
         self._racing.clear()
+
+
+def _sent(socket: zmq.Socket[bytes], data: bytes) -> bool:
+    try:
+        socket.send(data, NOBLOCK)
+    except zmq.Again:
+        return False
+    return True
+
+
+def _sent_late(socket: zmq.Socket[bytes], data: bytes) -> bool:
+    """Try again if there is room after all: by itself, a send looks for it once a millisecond at most."""
+    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLOUT) and _sent(socket, data)
 
 
 def _set_common(socket: zmq.Socket[bytes], identity: Identity) -> None:

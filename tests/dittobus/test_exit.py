@@ -114,6 +114,29 @@ ended = time.monotonic()
     assert exit_took(output) < 1.0
 
 
+def test_nor_is_what_happens_between_its_end_and_that_of_the_bus(run: Callable[[str], str]) -> None:
+    output = run("""
+import concurrent.futures
+executor = concurrent.futures.ThreadPoolExecutor(2)
+near = DittoBus("near", delegate=DittoBusDelegate(), delegate_event_queue=executor, **arguments)
+far = DittoBus("far", **arguments)
+near.start()
+far.start()
+near.wait_for_peer("far").result()
+main = threading.main_thread()
+def work():
+    main.join()  # by now executors take nothing any more
+    far.name = "renamed"
+    near.wait_for_peer("renamed").result()
+    near.stats()
+    print("renamed")
+    global ended
+    ended = time.monotonic()
+threading.Thread(target=work).start()
+""")
+    assert "renamed" in output
+
+
 def test_an_exit_by_exception_is_clean(run: Callable[[str], str]) -> None:
     output = run("""
 ended = time.monotonic()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +33,9 @@ from brokerless.protocol.datagram import (
     unframe_udp,
 )
 
-KEY = bytes(range(32))
+VECTORS = json.loads((Path(__file__).parent / "wire_vectors.json").read_text(encoding="utf-8"))
+
+KEY = bytes.fromhex(VECTORS["datagram_key"])
 INDEX = 0x0123456789ABCDEF
 STAMP = 0x89ABCDEF
 U32 = 2**32 - 1
@@ -74,6 +78,65 @@ def plain_fragment(
     """Say once more how a fragment is laid out."""
     fixed = struct.pack("!BIQIQBB", kind, STAMP, stream_id, channel, number, fragment, fragments)
     return fixed + payload
+
+
+def read(data: bytes, opening: Opener) -> tuple[int, Plain] | str:
+    """Take a datagram as a node does; return what it says, or at which step it was dropped."""
+    sealed = unframe_udp(data)
+    if sealed is None:
+        return "not ours"
+    if header(sealed) is None:
+        return "no header"
+    plain = opening.open(sealed)
+    if plain is None:
+        return "forged"
+    try:
+        return decode_plain(plain)
+    except WireError:
+        return "malformed"
+
+
+def names(vectors: str) -> Any:
+    return pytest.mark.parametrize("vector", VECTORS[vectors], ids=lambda vector: vector["name"])
+
+
+def content_of(vector: dict[str, Any]) -> Plain:
+    values = vector["fields"]
+    match vector["type"]:
+        case "FRAGMENT":
+            payload = bytes.fromhex(values["payload"]["hex"])
+            return Fragment(**{**values, "kind": Kind(values["kind"]), "payload": payload})
+        case "PROBE":
+            return Probe(**values)
+        case _:
+            return Answer(**values)
+
+
+# Vectors
+
+
+@names("datagrams")
+def test_vectors_both_ways(vector: dict[str, Any]) -> None:
+    content, stamp = content_of(vector), vector["stamp"]
+    sealing = sealer(vector["index"])
+    sealing.counter = vector["counter"] - 1
+    assert encode(content, stamp).hex() == vector["plain"]
+    sealed = sealing.seal(encode(content, stamp))
+    assert sealed.hex() == vector["sealed"]
+    assert frame_udp(sealed).hex() == vector["udp"]
+    assert header(sealed) == (vector["index"], vector["counter"])
+    assert read(bytes.fromhex(vector["udp"]), opener()) == (stamp, content)
+
+
+@names("malformed_datagrams")
+def test_malformed_vectors(vector: dict[str, Any]) -> None:
+    with pytest.raises(WireError, match=vector["error"]):
+        decode_plain(bytes.fromhex(vector["plain"]))
+
+
+@names("refused_datagrams")
+def test_refused_vectors(vector: dict[str, Any]) -> None:
+    assert read(bytes.fromhex(vector["udp"]), opener()) == vector["outcome"]
 
 
 # Layout
@@ -311,22 +374,6 @@ def nonsense(chance: random.Random, sealing: Sealer) -> bytes:
             for _ in range(chance.randrange(1, 4)):
                 changed[chance.randrange(len(changed))] = chance.randrange(256)
             return bytes(changed)
-
-
-def read(data: bytes, opening: Opener) -> tuple[int, Plain] | str:
-    """Take a datagram as a node does; return what it says, or at which step it was dropped."""
-    sealed = unframe_udp(data)
-    if sealed is None:
-        return "not ours"
-    if header(sealed) is None:
-        return "no header"
-    plain = opening.open(sealed)
-    if plain is None:
-        return "forged"
-    try:
-        return decode_plain(plain)
-    except WireError:
-        return "malformed"
 
 
 def test_nonsense_is_dropped_or_means_something() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -355,6 +356,31 @@ def test_another_place_of_the_peer_takes_over_when_one_fails() -> None:
     assert bench.targets() == (OTHER,)
 
 
+def test_where_all_places_fail_at_once_none_is_believed_on_its_old_merits() -> None:
+    bench = Bench(HOME, OTHER, works=(HOME, OTHER, PUSH))
+    bench.sending()
+    bench.run(3.1)
+    bench.works = {PUSH}
+    for step in range(200):
+        bench.run(3.1 + step / 20)
+        assert bench._now < 3.1 + 1.7 or PUSH in bench.targets()
+    assert bench.targets() == (PUSH,)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_loss_is_no_reason_to_leave_udp(seed: int) -> None:
+    chance = random.Random(seed)
+    bench = Bench(HOME, works=(HOME, PUSH), has_pull=bool(seed % 2))
+    bench.sending()
+    by_udp = 0
+    for step in range(1_000):
+        bench.works = {PUSH, HOME} if chance.random() < 0.8 else {PUSH}
+        bench.run((step + 1) / 10)
+        assert bench.targets()
+        by_udp += HOME in bench.targets()
+    assert by_udp > 970
+
+
 # Tokens and round trips
 
 
@@ -400,6 +426,15 @@ def test_an_answer_proves_nothing_about_later_probes() -> None:
     assert shown(paths) is DatagramPath.NONE  # the question of 0.25 is open for 1.35 s
     assert paths.answered(tokens[HOME] + 3, T0 + 1.6, by_link=True) is None
     assert shown(paths) is DatagramPath.UDP
+
+
+def test_an_older_answer_opens_no_question_that_a_newer_one_closed() -> None:
+    paths, tokens = asked(HOME)
+    ((_, later),) = paths.take_probes(T0 + 0.25)
+    assert paths.answered(later, T0 + 0.3, by_link=True) is None
+    assert paths.answered(tokens[HOME], T0 + 1.5) == pytest.approx(1.5)
+    assert paths.path is DatagramPath.UDP
+    assert paths.targets(T0 + 1.5) == (HOME,)
 
 
 def test_answers_are_not_waited_for_for_ever() -> None:

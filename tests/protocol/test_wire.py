@@ -7,7 +7,7 @@ import random
 import re
 import struct
 import tracemalloc
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from brokerless.protocol.wire import (
     Packet,
     Ping,
     Pong,
+    Probed,
     Reject,
     Reset,
     decode_packet,
@@ -63,6 +64,7 @@ CODES: dict[type, int] = {
     Ping: 0x11,
     Pong: 0x12,
     Goodbye: 0x13,
+    Probed: 0x14,
 }
 FIELDS: dict[type, tuple[Any, ...]] = {
     Open: (ID, RELIABILITY, NAME, BLOB, U32),
@@ -76,6 +78,7 @@ FIELDS: dict[type, tuple[Any, ...]] = {
     Ping: (U64, U64),
     Pong: (U64,),
     Goodbye: (U32, TEXT),
+    Probed: (U64, U64, U64),
 }
 INFO_FIELDS: dict[str, Any] = {
     "boot": U64,
@@ -91,8 +94,18 @@ INFO_FIELDS: dict[str, Any] = {
     "liveness_ms": U32,
     "name": NAME,
     "metadata": BLOB,
+    "datagram_index": U64,
+    "datagram_key": (bytes, 32),
+    "datagram_message_bytes_max": U32,
+    "udp_places": (str, 768),
+    "pull_places": (str, 768),
 }
-INFO_OPTIONAL = {"their_boot", "their_epoch", "received", "offers_max", "name", "metadata"}
+INFO_PAIR = {"datagram_index", "datagram_key"}
+"""Either of them means nothing alone."""
+INFO_OPTIONAL = {
+    *("their_boot", "their_epoch", "received", "offers_max", "name", "metadata"),
+    *("datagram_message_bytes_max", "udp_places", "pull_places"),
+}
 EVERY_FIELD = [(kind, position) for kind, allowed in FIELDS.items() for position in range(len(allowed))]
 
 
@@ -218,11 +231,16 @@ def test_the_specification_shows_the_vectors() -> None:
         for kind in ("handshakes", "frames", "packets", "packets_only_read")
         for vector in VECTORS[kind]
     }
+    known |= {vector["name"]: vector["udp"] for vector in VECTORS["datagrams"]}
+    known |= {f"{vector['name']}, within": vector["plain"] for vector in VECTORS["datagrams"]}
     blocks = re.findall(r"^```hex (.+)\n((?:.*\n)+?)```$", SPECIFICATION, re.MULTILINE)
     shown = {name: re.sub(r"#.*|\s", "", text) for name, text in blocks}
     assert shown == {name: known.get(name) for name in shown}
     assert {vector["name"] for vector in VECTORS["frames"]} <= set(shown)
-    assert set(VECTORS["proof"].values()) <= set(re.findall(r"\b[0-9a-f]{64}\b", SPECIFICATION))
+    assert {f"{vector['name']}, within" for vector in VECTORS["datagrams"]} <= set(shown)
+    assert set(VECTORS["proof"].values()) | {VECTORS["datagram_key"]} <= set(
+        re.findall(r"\b[0-9a-f]{64}\b", SPECIFICATION)
+    )
 
 
 # Round trips
@@ -252,7 +270,9 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         st.builds(kind, *(strategy_of(allowed) for allowed in allowed_fields))
         for kind, allowed_fields in FIELDS.items()
     ),
-    st.builds(Info, **{name: strategy_of(allowed) for name, allowed in INFO_FIELDS.items()}),
+    st.builds(Info, **{name: strategy_of(allowed) for name, allowed in INFO_FIELDS.items()}).map(
+        lambda info: replace(info, datagram_key=bytes(32) if info.datagram_index else b"")
+    ),
     st.builds(
         Data,
         st.integers(0, ID),
@@ -340,10 +360,10 @@ def test_at_most_thirty_two_fields() -> None:
 
 def test_control_bodies_are_bounded() -> None:
     room = (
-        6 * 1024 - len(msgpack.packb([5, b""])) - 1
+        7 * 1024 - len(msgpack.packb([5, b""])) - 1
     )  # a byte string of more than 255 has one more of length
     assert only_frame(control(Pong, [5, b"r" * room])) == Pong(5)
-    with pytest.raises(WireError, match="a control frame of 6145 bytes"):
+    with pytest.raises(WireError, match="a control frame of 7169 bytes"):
         decode_packet(control(Pong, [5, b"r" * (room + 1)]))
 
 
@@ -372,9 +392,27 @@ def test_info_with_a_field_missing(name: str) -> None:
     del values[name]
     if name in INFO_OPTIONAL:
         assert only_frame(info(values)) == Info(**values)
+    elif name in INFO_PAIR:
+        with pytest.raises(WireError, match="INFO: datagram index"):
+            decode_packet(info(values))
+        for other in INFO_PAIR - {name}:
+            del values[other]
+        assert only_frame(info(values)) == Info(**values)
     else:
         with pytest.raises(WireError, match="a required field is missing"):
             decode_packet(info(values))
+
+
+@pytest.mark.parametrize("size", [1, 16, 31])
+def test_a_datagram_key_is_whole(size: int) -> None:
+    with pytest.raises(WireError, match=f"INFO: datagram index 5, {size} bytes of key"):
+        decode_packet(info({**info_values(smallest), "datagram_index": 5, "datagram_key": bytes(size)}))
+
+
+def test_sixteen_of_the_longest_places_fit() -> None:
+    longest = "[" + ":".join(["ffff"] * 8) + "]:65535"
+    values = {**info_values(largest), "udp_places": ",".join([longest] * 16)}
+    assert only_frame(packet(encode(Info(**values)))) == Info(**values)
 
 
 def test_info_ignores_keys_that_it_does_not_know() -> None:

@@ -104,6 +104,7 @@ async def test_the_first_place_that_answers_serves() -> None:
         another.sink.permitted.add(pusher.address)
         places = (
             "no-name-is-looked-up:4000",
+            "127.0.0.1:99999",
             free_place(),
             another.transport.pull_places[0],  # has another key
             *puller.transport.pull_places,
@@ -136,6 +137,35 @@ async def test_a_peer_that_reads_nothing_costs_its_own_packets_only() -> None:
         assert sent < 20_000  # at the most what kernels hold for a connection
         assert pusher.transport.send_push(other.address, b"free")
         assert (await other.sink.wait("pushed", count=2))[2] == b"free"
+
+
+@pytest.mark.parametrize(("refusals", "takes"), [(1, True), (2, False)])
+async def test_room_that_libzmq_has_not_looked_for(refusals: int, takes: bool) -> None:
+    """It may also be gone by the second look, with the connection."""
+
+    class Hesitant:
+        def __init__(self) -> None:
+            self.refusals, self.taken = refusals, list[bytes]()
+
+        def send(self, data: bytes, _flags: int) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise zmq.Again
+            self.taken.append(data)
+
+        def get(self, _option: int) -> int:
+            return int(zmq.POLLOUT)
+
+        def close(self) -> None:
+            pass
+
+    async with running() as pusher:
+        remote = Identity.generate().address
+        pusher.transport.open_push(remote, ())
+        hesitant = Hesitant()
+        pusher.transport._pushes[remote]._socket = hesitant  # type: ignore[assignment]
+        assert pusher.transport.send_push(remote, b"x") is takes
+        assert hesitant.taken == [b"x"] * takes
 
 
 async def test_a_connection_that_takes_nothing_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
