@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from brokerless.cipher import ChaChaCipher
 from brokerless.clock import now as read_clock
-from brokerless.protocol.datagram import KEY_BYTES
+from brokerless.protocol.wire import DATAGRAM_KEY_BYTES
 
 if TYPE_CHECKING:
     from brokerless.address import Address
@@ -37,7 +37,7 @@ class TransportPort:
 
     def draw_key(self) -> tuple[int, bytes]:
         """Return a random index and a random key."""
-        return 1 + secrets.randbelow(2**64 - 1), secrets.token_bytes(KEY_BYTES)
+        return 1 + secrets.randbelow(2**64 - 1), secrets.token_bytes(DATAGRAM_KEY_BYTES)
 
     def make_cipher(self, key: bytes) -> Cipher:
         """Return what seals and opens under that key."""

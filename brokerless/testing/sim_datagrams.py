@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brokerless.cipher import ChaChaCipher
-from brokerless.protocol.datagram import KEY_BYTES
 from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.paths import UdpPlace, format_places
+from brokerless.protocol.wire import DATAGRAM_KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +142,7 @@ class SimPort:
 
     def draw_key(self) -> tuple[int, bytes]:
         """Return an index and a key, of the seed."""
-        return self._datagrams.random.getrandbits(64) | 1, self._datagrams.random.randbytes(KEY_BYTES)
+        return self._datagrams.random.getrandbits(64) | 1, self._datagrams.random.randbytes(DATAGRAM_KEY_BYTES)
 
     def make_cipher(self, key: bytes) -> Cipher:
         """Return what seals and opens under that key."""
