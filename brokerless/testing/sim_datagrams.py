@@ -142,7 +142,8 @@ class SimPort:
 
     def draw_key(self) -> tuple[int, bytes]:
         """Return an index and a key, of the seed."""
-        return self._datagrams.random.getrandbits(64) | 1, self._datagrams.random.randbytes(DATAGRAM_KEY_BYTES)
+        draw = self._datagrams.random
+        return draw.getrandbits(64) | 1, draw.randbytes(DATAGRAM_KEY_BYTES)
 
     def make_cipher(self, key: bytes) -> Cipher:
         """Return what seals and opens under that key."""
