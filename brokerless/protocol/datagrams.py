@@ -127,6 +127,7 @@ class Datagrams:
             host.limits.unreliable_queue_bytes_max, host.limits.reassembly_timeout_s
         )
         self._paths = Paths()
+        self._deadline: float | None = None  # of the paths, when the host was told last
         self._here = Reception()
         self._there = Reception()  # as the peer tells it
 
@@ -372,10 +373,11 @@ class Datagrams:
 
     def _tend(self, now: float) -> None:
         """Send the probes that are due."""
-        probes = self._paths.take_probes(now)
-        for target, token in probes:
+        for target, token in self._paths.take_probes(now):
             self._transmit((target,), encode_probe(token, _stamp(now)))
-        if probes or not self.is_settled:
+        deadline = self._paths.next_deadline()
+        if deadline != self._deadline or not self.is_settled:
+            self._deadline = deadline
             self._host.touch()
 
     def _forget(self, index: int) -> None:
