@@ -238,8 +238,12 @@ async def main():
     opening = asyncio.create_task(near.open_stream(peer))
     theirs = await (await anext(far.offers())).accept()
     stream = await opening
+    lock = stream._port.outbox._lock
+    lock.acquire()  # as the I/O thread may have done in that moment
     pid = os.fork()
-    if pid == 0:
+    if pid:
+        lock.release()
+    else:
         refused = 0
         try:
             for command in (
