@@ -228,6 +228,7 @@ class ThreadedAioExchange(InOneProcess, AioExchange):
         with self._lock:
             events, self._events = self._events, []
             self._untold.clear()
+            self._compact_at = EVENTS_MANY
         if not self.is_over:
             super()._on_events(events)
 
@@ -235,6 +236,11 @@ class ThreadedAioExchange(InOneProcess, AioExchange):
         if (port := self._ports.pop(event.stream, None)) is not None:
             port.outbox.refuse()  # where the bus was closed, the node may not have come to say so
         super()._stream_ended(event)
+
+    def _did_fork(self) -> None:
+        for port in self._ports.values():
+            port.outbox.refuse_forked()
+        super()._did_fork()
 
 
 class StreamPort:
@@ -273,6 +279,7 @@ class StreamPort:
 
     def end(self, end: Callable[[], None]) -> None:
         """Take no more messages, and do this to the core, which has got all others by then."""
+        self._exchange.check_process()
         self.outbox.refuse()
         self._exchange.post(self.outbox.flush)
         self._exchange.post(end)

@@ -238,21 +238,27 @@ async def main():
     opening = asyncio.create_task(near.open_stream(peer))
     theirs = await (await anext(far.offers())).accept()
     stream = await opening
+    lock = stream._port.outbox._lock
+    lock.acquire()  # as the I/O thread may have done in that moment
     pid = os.fork()
-    if pid == 0:
+    if pid:
+        lock.release()
+    else:
         refused = 0
-        for command in (
-            lambda: stream.send(b""),
-            lambda: stream.finish(),
-            lambda: near.send(b"", stream.peer),
-            lambda: near.open_stream(stream.peer),
-        ):
-            try:
-                await command()
-            except ForkedProcessError:
-                refused += 1
-        print("refused", refused, flush=True)
-        os._exit(0)
+        try:
+            for command in (
+                lambda: stream.send(b""),
+                lambda: stream.finish(),
+                lambda: near.send(b"", stream.peer),
+                lambda: near.open_stream(stream.peer),
+            ):
+                try:
+                    await command()
+                except ForkedProcessError:
+                    refused += 1
+            print("refused", refused, flush=True)
+        finally:
+            os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     await stream.send(b"hello")
     assert await theirs.receive() == b"hello"

@@ -326,7 +326,7 @@ def test_arguments_of_send_are_checked_at_the_call(pair: Pair) -> None:
         (lambda: near.send(b"", to, completion=7), TypeError, "completion"),
         (lambda: near.send(bytes(64 * 1024 * 1024 + 1), to), MessageTooLarge, "limit"),
         (lambda: near.send(b"", STRANGER), UnknownPeer, "heard"),
-        (lambda: near.send(b"", near.address), BusError, "peer"),
+        (lambda: near.send(b"", near.address), BusError, "itself"),
         (lambda: near.open_stream(to, name="x" * 65), ConfigError, "name"),
         (lambda: near.open_stream(to, name=7), TypeError, "name"),
         (lambda: near.open_stream(to, metadata=bytes(4097)), ConfigError, "metadata"),

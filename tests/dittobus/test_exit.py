@@ -219,17 +219,19 @@ async def main():
         pid = os.fork()
         if pid == 0:
             refused = 0
-            for command in (
-                lambda: stream.send(b""),
-                lambda: near.send(b"", stream.peer),
-                lambda: near.open_stream(stream.peer),
-            ):
-                try:
-                    await command()
-                except ForkedProcessError:
-                    refused += 1
-            print("refused", refused, flush=True)
-            os._exit(0)
+            try:
+                for command in (
+                    lambda: stream.send(b""),
+                    lambda: near.send(b"", stream.peer),
+                    lambda: near.open_stream(stream.peer),
+                ):
+                    try:
+                        await command()
+                    except ForkedProcessError:
+                        refused += 1
+                print("refused", refused, flush=True)
+            finally:
+                os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         await stream.send(b"hello")
         assert await kept[0].receive() == b"hello"

@@ -299,3 +299,27 @@ def test_deadlines_come_in_order() -> None:
         reassembly.expire(deadline)
     assert len(deadlines) == 19
     assert all(one < other for one, other in pairwise(deadlines))
+
+
+def test_nonsense_of_a_member_takes_bounded_memory() -> None:
+    """Well-formed fragments of numbers, counts and places drawn at random; and a good message afterwards."""
+    chance = random.Random("fragments")
+    room = 128 * 1024
+    reassembly = Reassembly(room, TIMEOUT_S)
+    tracemalloc.start()
+    try:
+        for step in range(20_000):
+            count = chance.randint(2, FRAGMENTS_MAX)
+            place = chance.randrange(count - 1)
+            number, channel = chance.randint(1, chance.choice((5, 2**64 - 1))), chance.randrange(2)
+            payload = bytes(bytearray(SIZE))
+            reassembly.add(
+                Fragment(Kind.UNRELIABLE, 0, channel, number, place, count, payload), step / 10_000
+            )
+            assert reassembly.byte_count <= room
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < room + 64 * 1024
+    data = message(64 * 1024)
+    assert joined(reassembly, fragments(data, 2**63), 2.0) == [data]
