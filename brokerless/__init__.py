@@ -73,6 +73,7 @@ from brokerless.model import (
     StreamOpened,
     StreamReady,
     StreamStats,
+    UnreliableWaiting,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ if TYPE_CHECKING:
     from brokerless.discovery.zeroconf import ZeroconfDiscovery
     from brokerless.identity import Identity
     from brokerless.node import Node
+    from brokerless.protocol.datagram_stream import DatagramStream
     from brokerless.protocol.stream import Stream
+    from brokerless.protocol.unread import Unread
     from brokerless.trust import generate_secret
 
 __all__ = [
@@ -93,6 +96,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "DatagramPath",
+    "DatagramStream",
     "DeliveryUnknown",
     "Discovery",
     "DropCause",
@@ -151,6 +155,8 @@ __all__ = [
     "StreamStats",
     "Ticket",
     "UnknownPeer",
+    "Unread",
+    "UnreliableWaiting",
     "UsageError",
     "VersionMismatch",
     "WaitTimeout",
@@ -160,10 +166,12 @@ __all__ = [
 ]
 
 _LATE = {
+    "DatagramStream": "brokerless.protocol.datagram_stream",
     "Identity": "brokerless.identity",
     "Node": "brokerless.node",
     "RegistryDiscovery": "brokerless.discovery.registry",
     "Stream": "brokerless.protocol.stream",
+    "Unread": "brokerless.protocol.unread",
     "ZeroconfDiscovery": "brokerless.discovery.zeroconf",
     "generate_secret": "brokerless.trust",
 }

@@ -368,6 +368,15 @@ class Node:
         core, now = self._running()
         return core.send(data, to, reliability, channel, None if timeout is None else now + timeout, now)
 
+    def transmit(self, data: bytes, to: Address, reliability: Reliability, channel: int = 0) -> None:
+        """Send a single unreliable message, now or not at all; no event follows.
+
+        For whoever can be told at once, which ``send`` would take a turn of the loop for. Raises ``NoPath``,
+        ``SendQueueFull``, and what ``send`` does.
+        """
+        core, now = self._running()
+        core.transmit(data, to, reliability, channel, now)
+
     def open_stream(
         self, to: Address, reliability: Reliability, name: str, metadata: bytes, timeout: float | None = 10.0
     ) -> Stream:

@@ -439,6 +439,15 @@ class NodeCore:
             self.emit(SendDone(self._send_id, drop and drop.error))
         return self._send_id
 
+    def transmit(self, data: bytes, to: Address, reliability: Reliability, channel: int, now: float) -> None:
+        """Send a single unreliable message, now or not at all; nothing follows.
+
+        Raises ``NoPath``, ``SendQueueFull``, and what ``send`` does.
+        """
+        drop = self._session_to(to, now).datagrams.send(KINDS[reliability], SINGLE, channel, data)
+        if drop is not None:
+            raise drop.error
+
     def open_stream(
         self,
         to: Address,

@@ -16,7 +16,7 @@ class Unread(Generic[Item]):
     item lies beside the sum of all sizes put before it, so the sum at the oldest one tells how much is held,
     whatever was taken. Only ``_asleep`` is written by both; ``take`` says why that is right.
 
-    Queries: ``len``, ``byte_count``, ``dropped``. Command of the putting side: ``put``; of the taking side:
+    Queries: ``len``, ``byte_count``, ``oldest``, ``dropped``. Command of the putting side: ``put``; of the taking side:
     ``take``; of either: ``close``.
     """
 
@@ -41,6 +41,14 @@ class Unread(Generic[Item]):
             return self._sum - self._queue[0][0]
         except IndexError:
             return 0
+
+    @property
+    def oldest(self) -> Item | None:
+        """What ``take`` would return now; the putting side may drop it before."""
+        try:
+            return self._queue[0][1]
+        except IndexError:
+            return None
 
     def put(self, item: Item, size: int) -> bool:
         """Append ``item``, which takes ``size`` bytes of memory. True: the taking side sleeps, wake it.

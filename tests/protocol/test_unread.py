@@ -33,6 +33,15 @@ def test_first_in_first_out() -> None:
     assert (len(unread), unread.byte_count, unread.dropped) == (0, 0, 0)
 
 
+def test_the_oldest_is_seen_and_stays() -> None:
+    unread: Unread[str] = Unread(100)
+    assert unread.oldest is None
+    unread.put("a", 1)
+    unread.put("b", 1)
+    assert unread.oldest == unread.take() == "a"
+    assert unread.oldest == "b"
+
+
 def test_it_tells_once_that_something_waits() -> None:
     unread: Unread[str] = Unread(100)
     assert unread.put("a", 1)  # the taking side has not looked yet
