@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from brokerless.address import TICKET_ENDPOINTS_MAX, Ticket
 from brokerless.admission import Admission
 from brokerless.clock import now as read_clock
-from brokerless.datagram_port import TransportPort
+from brokerless.datagram_port import TransportPort, told_places
 from brokerless.discovery import Beacon
 from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, IdentityInUse, StartError
 from brokerless.identity import Identity
@@ -25,7 +25,6 @@ from brokerless.private_files import make_private_directory
 from brokerless.protocol import actions, wire
 from brokerless.protocol.core import NodeCore
 from brokerless.protocol.datagram_plane import DatagramPlane
-from brokerless.protocol.paths import PLACES_MAX
 from brokerless.pump import Pump
 from brokerless.transport import Transport, fits_ipc
 from brokerless.trust import MeshTrust, mesh_key, private_directory
@@ -145,8 +144,8 @@ class Node:
         place = _ipc_directory(directory)
         self._endpoints = await self._transport.start(self._hosts, config.port, place)
         port.transport = self._transport
-        plane.udp_places = self._told_places(self._transport.udp_places)
-        plane.pull_places = self._told_places(self._transport.pull_places)
+        plane.udp_places = told_places(self._transport.udp_places, config.advertise)
+        plane.pull_places = told_places(self._transport.pull_places, config.advertise, ports_on=1)
         self._pump.start(loop, self._transport)
         await self._start_discoveries(directory)
 
@@ -216,15 +215,6 @@ class Node:
     def _places(self) -> tuple[str, ...]:
         """Where others may try us."""
         return tuple(self._config.advertise) or expand_wildcards(self._endpoints)
-
-    def _told_places(self, bound: Sequence[str]) -> str:
-        """Return where others may try the sockets bound there, as INFO tells it."""
-        endpoints = expand_wildcards(f"tcp://{place}" for place in bound)
-        if self._config.advertise and endpoints:  # other addresses lead here, with the same ports
-            number = endpoints[0].rpartition(":")[2]
-            hosts = [place.rpartition(":")[0] for place in self._config.advertise]
-            endpoints = tuple(dict.fromkeys(f"{host}:{number}" for host in hosts))
-        return ",".join(endpoint.removeprefix("tcp://") for endpoint in endpoints[:PLACES_MAX])
 
     async def close(self, timeout: float | None = 5.0) -> bool:  # noqa: ASYNC109 - it drains, never raises
         """Finish what is under way, say goodbye, and let go of everything.

@@ -239,6 +239,8 @@ class NodeCore:
             return
         if address not in self.roster and not self._is_awaited(address):
             del self._peers[address]
+            if peering.session is not None:  # which never got so far as to have more to end
+                peering.session.datagrams.session_ended()
 
     def link_message(self, link: int, data: bytes, now: float) -> None:
         """A ZeroMQ message came."""

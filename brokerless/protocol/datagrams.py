@@ -6,9 +6,10 @@ the one under which it wants to receive. See ``docs/wire.md`` for the layout.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from brokerless.errors import BusError, MessageTooLarge, NoPath, SendQueueFull, WireError
+from brokerless.errors import BusError, ConfigError, MessageTooLarge, NoPath, SendQueueFull, WireError
 from brokerless.model import DatagramPath, DropCause, Message, UnreliableWaiting
 from brokerless.protocol import wire
 from brokerless.protocol.datagram import (
@@ -41,10 +42,14 @@ if TYPE_CHECKING:
     from brokerless.protocol.stream import Stream
 
 KEY_OVERLAP_S = 10.0
-"""How long an older key still opens datagrams once a newer one is in use: longer than any stays under way."""
+"""How long a key still opens datagrams once the peer uses another: longer than any stays under way."""
 
 KEYS_MAX = 8
 """Keys that we drew and the peer may use: as many INFOs may be under way, or have died with their links."""
+
+BACKLOG_S = 2.0
+"""How long after a stall of this process what it finds in its sockets may be from before: a socket holds some
+hundred datagrams, which are read within a few turns."""
 
 SINGLE = 0
 """Stand-in for a stream's number: a single message."""
@@ -69,9 +74,8 @@ class DatagramHost(Protocol):
     limits: Limits
     streams: dict[int, Stream]
 
-    @property
-    def delivers(self) -> bool:
-        """True when the peer is here, and nothing that comes of it is stale."""
+    def delivers(self, now: float) -> bool:
+        """True when the peer is here, and this process has not stood still since it last spoke with it."""
 
     def emit(self, event: Event) -> None:
         """Tell the application."""
@@ -118,6 +122,7 @@ class Datagrams:
         self._host = host
         self._port = plane.port
         self._inbound: dict[int, _Inbound] = {}  # by index, in the order in which they were drawn
+        self._in_use = 0  # the index that the peer used last
         self._received_before = self._highest_before = 0  # under keys that are forgotten
         self._sealer: Sealer | None = None
         self._sealed_under: set[int] = set()
@@ -130,6 +135,7 @@ class Datagrams:
         self._deadline: float | None = None  # of the paths, when the host was told last
         self._here = Reception()
         self._there = Reception()  # as the peer tells it
+        self._stale_until = -math.inf  # what was sent before is not delivered
 
     # Queries
 
@@ -195,12 +201,16 @@ class Datagrams:
         self._inbound[index] = _Inbound(Opener(self._port.make_cipher(key)))
         self.plane.readers[index] = self
         if len(self._inbound) > KEYS_MAX:
-            self._forget(next(iter(self._inbound)))
+            self._forget(next(one for one in self._inbound if one != self._in_use))
         return index, key
 
     def send(self, kind: Kind, stream_id: int, channel: int, data: bytes) -> Drop | None:
-        """Transmit one message; return why it was not. Raises ``MessageTooLarge``."""
+        """Transmit one message; return why it was not. Raises ``MessageTooLarge``, ``ConfigError``."""
         remote = self._host.remote
+        if type(data) is not bytes:
+            raise TypeError(f"a message is bytes, not {type(data).__name__}")
+        if not 0 <= channel <= wire.U32_MAX:
+            raise ConfigError(f"channel: expected 0 to {wire.U32_MAX}, got {channel}")
         if len(data) > self.message_bytes_max:
             text = f"an unreliable message of {len(data)} bytes, at most {self.message_bytes_max}"
             raise MessageTooLarge(text, peer=remote)
@@ -210,15 +220,17 @@ class Datagrams:
         self._paths.sent(now)
         targets = self._paths.targets(now)
         self._tend(now)
-        if not targets:
-            text = "neither UDP nor TCP for datagrams reaches the peer"
-            return self._drop(DropCause.NO_PATH, NoPath(text, peer=remote))
         self._number += 1
         for plain in split(kind, stream_id, channel, self._number, _stamp(now), data):
             if not self._transmit(targets, plain):
-                full = SendQueueFull("the socket takes no more now", peer=remote)
-                return self._drop(DropCause.SEND_QUEUE_FULL, full)
-        return None
+                break
+        else:
+            return None
+        if self.path is DatagramPath.NONE:  # where nothing is proven, what takes nothing does not lead there
+            text = "neither UDP nor TCP for datagrams reaches the peer"
+            return self._drop(DropCause.NO_PATH, NoPath(text, peer=remote))
+        full = SendQueueFull("the socket takes no more now", peer=remote)
+        return self._drop(DropCause.SEND_QUEUE_FULL, full)
 
     def _drop(self, cause: DropCause, error: BusError) -> Drop:
         self._host.drop(cause)
@@ -266,14 +278,17 @@ class Datagrams:
         if plain is None:
             self._host.drop(DropCause.UNAUTHENTICATED)
             return
-        is_newest = counter > inbound.window.highest
+        is_newest = counter > inbound.window.highest and inbound.forget_at is None
         inbound.window.add(counter)
-        if len(self._inbound) > 1:
-            is_newest = self._retire_before(index, now) and is_newest
+        if index != self._in_use:
+            self._take_into_use(index, now)
         try:
             stamp, item = decode_plain(plain)
         except WireError:
             self._host.drop(DropCause.MALFORMED)
+            return
+        if self._is_stale(stamp, now):
+            self._host.drop(DropCause.STALE)
             return
         self._here.arrived(stamp, now)
         if place is not None:
@@ -286,21 +301,34 @@ class Datagrams:
             self._answered(item, now, by_link=False)
         self._tend(now)
 
-    def _retire_before(self, index: int, now: float) -> bool:
-        """A key is in use: those drawn before it go soon. Return whether it is the newest."""
-        *older, newest = self._inbound
-        for other in older:
-            if other == index:
-                return False
-            if self._inbound[other].forget_at is None:
-                self._inbound[other].forget_at = now + KEY_OVERLAP_S
-                self._host.touch()
-        return newest == index
+    def _take_into_use(self, index: int, now: float) -> None:
+        """The peer seals under another key than before: that one goes soon, unless it comes into use again.
+
+        The order in which they were drawn says nothing: INFOs on two links may overtake each other, or die
+        with their link. And a late datagram of an old key may seem to be the first under it.
+        """
+        before = self._inbound.get(self._in_use)
+        if before is not None:
+            before.forget_at = now + KEY_OVERLAP_S
+        self._in_use = index
+        self._inbound[index].forget_at = None
+        self._host.touch()
+
+    def _is_stale(self, stamp: int, now: float) -> bool:
+        """Whether this is not to be believed, as from before a stall of this process.
+
+        The socket may hold more of it than was read before the peer answered. How long each was under way is
+        known but for a constant, so it shows which were sent before that.
+        """
+        if not self._host.delivers(now):
+            self._stale_until = now
+            self._host.touch()  # the peer is to be asked
+            return True
+        if now > self._stale_until + BACKLOG_S:
+            return False
+        return now - self._here.delay_s(stamp, now) < self._stale_until
 
     def _fragment(self, fragment: Fragment, now: float) -> None:
-        if not self._host.delivers:
-            self._host.drop(DropCause.STALE)
-            return
         stream = self._stream_of(fragment)
         if stream is None and fragment.stream_id:
             self._host.drop(DropCause.STALE)  # its stream is over, or not open yet

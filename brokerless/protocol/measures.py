@@ -20,7 +20,7 @@ STAMP_MODULUS = 2**32
 class Reception:
     """What arrives of one direction of one session.
 
-    Queries: ``loss``, ``jitter_s``. Inputs: ``counted``, ``arrived``.
+    Queries: ``loss``, ``jitter_s``, ``delay_s``. Inputs: ``counted``, ``arrived``.
     """
 
     def __init__(self) -> None:
@@ -35,6 +35,13 @@ class Reception:
     def jitter_s(self) -> float | None:
         """Mean deviation of the time between arrivals from the time between sendings, in seconds."""
         return None if self._jitter_us is None else self._jitter_us / 1e6
+
+    def delay_s(self, stamp: int, now: float) -> float:
+        """Return how much longer one with that stamp was under way than the last; 0 if there was none."""
+        if self._transit_us is None:
+            return 0.0
+        behind_us = (round(now * 1e6) - stamp - self._transit_us) % STAMP_MODULUS
+        return (behind_us if behind_us < STAMP_MODULUS // 2 else behind_us - STAMP_MODULUS) / 1e6
 
     def counted(self, received: int, highest: int, now: float) -> None:
         """Of ``highest`` datagrams sent since the session began, ``received`` have come.

@@ -156,9 +156,9 @@ class Session:
         """True when the peer has not proven for half the liveness limit that it hears us."""
         return self.liveness.is_suspect
 
-    @property
-    def delivers(self) -> bool:
-        """True when the peer is here, and nothing that comes of it is stale."""
+    def delivers(self, now: float) -> bool:
+        """True when the peer is here, and this process has not stood still since it last spoke with it."""
+        self.liveness.looked(now)
         return self.state is SessionState.ESTABLISHED and not self.liveness.is_confirming
 
     @property

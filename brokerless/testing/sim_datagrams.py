@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 PULL_PORT = 2
 
+DATAGRAMS_PER_TURN, TURN_S = 64, 0.0005
+"""How fast a node that was paused reads what its socket holds: as the real shell does."""
+
 
 @dataclass
 class Weather:
-    """What becomes of datagrams, one way or everywhere: shares from 0 to 1 of all that are sent."""
+    """What becomes of datagrams everywhere: shares from 0 to 1 of all that are sent."""
 
     loss: float = 0.0
     duplication: float = 0.0
@@ -48,9 +51,11 @@ class SimDatagrams:
         self.random = random.Random(f"{network.seed} datagrams")  # leaves the links' own draws as they are
         self.tap: Callable[[SimNode, SimNode, bytes], None] | None = None
         self.places: dict[UdpPlace, SimNode] = {}
+        self._waiting: dict[SimNode, list[Callable[[], None]]] = {}
 
     def plane(self, node: SimNode) -> DatagramPlane:
         """Return what a fresh core of that node sends its datagrams by."""
+        self._waiting.pop(node, None)  # of a process that is over
         place = self.place_of(node) or self.move(node)
         plane = DatagramPlane(SimPort(self, node), node.limits.unreliable_queue_bytes_max)
         plane.udp_places = format_places([place])
@@ -88,6 +93,11 @@ class SimDatagrams:
                 delay_s += weather.reordering_s * draw()
             self._deliver(sender, receiver, delay_s, datagram, origin)
 
+    def arrive_again(self, receiver: SimNode) -> None:
+        """The node reads again."""
+        for count, arrive in enumerate(self._waiting.pop(receiver, ())):
+            self.network.at(self.network.now + count // DATAGRAMS_PER_TURN * TURN_S, arrive)
+
     def inject(self, receiver: SimNode, place: UdpPlace, datagram: bytes) -> None:
         """Let a datagram arrive now, as from that place."""
         receiver.core.udp_received(place, datagram, self.network.now)
@@ -110,7 +120,7 @@ class SimDatagrams:
             if not receiver.is_running or self.network.is_parted(sender, receiver):
                 return
             if receiver.paused_since is not None:  # it waits in the socket's buffer
-                self.network.at(self.network.now + 0.1, arrive)
+                self._waiting.setdefault(receiver, []).append(arrive)
             elif origin is None:
                 receiver.core.push_received(data, self.network.now)
                 receiver.pump_soon()

@@ -190,6 +190,7 @@ class SimNode:
         self._timer_at = None
         if late_s > STALL_SHARE * self.core.liveness_s:
             self.core.stalled(now)
+        self.network.datagrams.arrive_again(self)
         self.network.arrive_again(self)
         for number in list(self.links):
             self._send_all(number)

@@ -11,6 +11,7 @@ from brokerless.model import MessageReceived, Reliability, StreamMessages, Strea
 from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce
 from brokerless.protocol.budget import Budget
+from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.session import Session
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ HIGHER = Address(b"\x90" * 32)
 class Side:
     """One session, and what it asked of its node."""
 
-    def __init__(self, local: Address, remote: Address, limits: Limits, now: float) -> None:
+    def __init__(
+        self, local: Address, remote: Address, limits: Limits, now: float, plane: DatagramPlane | None = None
+    ) -> None:
         self.limits = limits
         self.events: list[Event] = []
         self.woken: set[int] = set()
@@ -39,6 +42,7 @@ class Side:
             nonce=Nonce(local.public_key[0], 1),
             limits=limits,
             budget=self.budget,
+            plane=plane or DatagramPlane(),
             emit=self.events.append,
             wake=self.woken.add,
             touch=self._touch,

@@ -25,6 +25,7 @@ from brokerless.model import (
 from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce
 from brokerless.protocol.budget import Budget
+from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.handshake import Handshake, Role
 from brokerless.protocol.peering import LOSSES, Link, LinkPhase, Peering
 from brokerless.protocol.session import Session, SessionState
@@ -50,6 +51,8 @@ class Host:
         self.asked: list[tuple[int, Peer]] = []
         self.calls: list[str] = []
         self.over: list[Session] = []
+        self.plane = DatagramPlane()
+        self.pushes: list[str] = []
         self._epoch = 0
         self._links = 0
 
@@ -61,6 +64,7 @@ class Host:
             nonce=Nonce(OUR_BOOT, self._epoch),
             limits=Limits(),
             budget=Budget(10**9),
+            plane=self.plane,
             emit=self.emit,
             wake=lambda link: None,
             touch=lambda: None,
@@ -107,6 +111,9 @@ class Host:
 
     def ended(self, session: Session) -> None:
         self.over.append(session)
+
+    def push(self, remote: Address, places: str) -> None:
+        self.pushes.append(places)
 
     def touch(self, remote: Address) -> None:
         pass
