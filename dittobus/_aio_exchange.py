@@ -11,12 +11,13 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from brokerless import BusClosed, BusError, StreamReset
+from brokerless import BusClosed, BusError, Reliability, StreamReset
 from dittobus._aio_offer import Offer
 from dittobus._aio_stream import Stream
+from dittobus._aio_unreliable import UnreliableStream
 from dittobus._bindings import Bindings
 from dittobus._exchange import Exchange
-from dittobus._inbox import Inbox, PeerChanges
+from dittobus._inbox import Inbox, MessageInbox, PeerChanges
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
         Message,
         MessageReceived,
         NodeConfig,
-        Reliability,
         SendDone,
         StreamOffered,
         StreamOpened,
+        Unread,
     )
     from brokerless import Offer as CoreOffer
     from brokerless import Stream as CoreStream
@@ -42,13 +43,17 @@ _log = logging.getLogger("dittobus")
 T = TypeVar("T")
 P = ParamSpec("P")
 
+TRANSMISSIONS_IN_ROW = 64
+"""After so many the loop gets a turn, since none of them waits for anything: a millisecond or so. To give way
+after each would cost as much time as to send it."""
+
 
 class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
     """Awaits what the node brings about, and keeps what has arrived until somebody takes it."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self.messages: Inbox[Message] = Inbox()
+        self.messages = MessageInbox()
         self.offers: Inbox[Offer] = Inbox()
         self.bindings: Bindings[Callable[[Stream, Address], Awaitable[object] | None]] = Bindings()
         self._changes: weakref.WeakSet[PeerChanges] = weakref.WeakSet()
@@ -56,6 +61,7 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         self._offered: dict[CoreStream, Offer] = {}
         self._sends: dict[int, asyncio.Future[None]] = {}
         self._handling: set[asyncio.Task[None]] = set()
+        self._transmissions = 0
 
     async def start(self, config: NodeConfig) -> None:
         self._loop = asyncio.get_running_loop()
@@ -100,7 +106,10 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         channel: int,
         timeout: float | None,  # noqa: ASYNC109
     ) -> None:
-        """Send a single message, and wait for its acknowledgement."""
+        """Send a single message, and wait for its acknowledgement, or until it is transmitted."""
+        if reliability is not Reliability.RELIABLE:
+            await self.transmit(self.node.transmit, data, to, reliability, channel)
+            return
         done: asyncio.Future[None] = self._loop.create_future()
         self._begin_send(done, data, to, reliability, channel, timeout)
         await done  # when cancelled, it is kept until the node has told the end, which it does in any case
@@ -108,8 +117,19 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
     def _begin_send(self, done: asyncio.Future[None], *arguments: Any) -> None:
         self._sends[self.node.send(*arguments)] = done
 
-    def consume(self, message: Message) -> None:
+    async def transmit(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Run ``function``, which transmits something, where the node is; return or raise what it does."""
+        self._transmissions += 1
+        if self._transmissions % TRANSMISSIONS_IN_ROW == 0:
+            await asyncio.sleep(0)
+        return function(*arguments, **options)
+
+    def taken(self, message: Message) -> None:
         """The application has taken a single message."""
+        if message.reliability is Reliability.RELIABLE:  # the others have no credit that it could give back
+            self._consume(message)
+
+    def _consume(self, message: Message) -> None:
         self.node.consume(message)
 
     async def open_stream(
@@ -195,6 +215,9 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
     def _message_received(self, event: MessageReceived) -> None:
         self.messages.put(event.message)
 
+    def _messages_waiting(self, unread: Unread[Message]) -> None:
+        self.messages.look_into(unread)
+
     def _send_done(self, event: SendDone) -> None:
         done = self._sends.pop(event.send_id, None)
         if done is None or done.done():
@@ -247,7 +270,8 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         opened = self._opening.pop(core, None)
         if opened is None or opened.done():
             return
-        stream = Stream(self, core, next(self._stream_ids))
+        kind = Stream if core.reliability is Reliability.RELIABLE else UnreliableStream
+        stream = kind(self, core, next(self._stream_ids))
         self._streams[core] = weakref.ref(stream)
         opened.set_result(stream)
 

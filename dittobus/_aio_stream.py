@@ -227,7 +227,7 @@ class Stream:
             raise StopAsyncIteration from None
 
     async def _receive_later(self) -> bytes:
-        while not self._batch and not self._load():
+        while (message := self._take()) is None:
             if self._finished_by_peer or self._closing or self._ended.done():
                 raise self._end()
             arrival: asyncio.Future[None] = self._loop.create_future()
@@ -241,12 +241,21 @@ class Stream:
             finally:
                 if arrival in self._receivers:
                     self._receivers.remove(arrival)
+        if self._has_more:
+            self._wake_receiver()
+        return message
+
+    def _take(self) -> bytes | None:
+        if not self._batch and not self._load():
+            return None
         message = self._batch.pop()
         if not self._batch:
             self._report_consumed()
-        if self._batch or self._later:
-            self._wake_receiver()
         return message
+
+    @property
+    def _has_more(self) -> bool:
+        return bool(self._batch or self._later)
 
     def _load(self) -> bool:
         """Make the next run of messages the batch, if there is one."""
@@ -365,6 +374,9 @@ class Stream:
                 self._later = deque()
             self._later.append(messages)
             self._wake_receiver()
+
+    def _did_receive_unreliable(self) -> None:
+        self._wake_receiver()
 
     def _did_acknowledge(self, sequence: int) -> None:
         for receipt, wanted in self._receipts.items():

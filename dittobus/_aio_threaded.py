@@ -16,13 +16,14 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from brokerless import PeerChanged, StreamEnded, StreamOffered, StreamOpened, StreamReady
+from brokerless import PeerChanged, Reliability, StreamEnded, StreamOffered, StreamOpened, StreamReady
 from dittobus import _exit
 from dittobus._aio_exchange import AioExchange
 from dittobus._fork import InOneProcess
 from dittobus._io_thread import IoThread
 from dittobus._outbox import Outbox
 from dittobus._shutdown import Shutdown
+from dittobus._transmitter import Transmitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -144,8 +145,24 @@ class ThreadedAioExchange(InOneProcess, AioExchange):
     def want_known(self) -> None:
         self.post(super().want_known)
 
-    def consume(self, message: Message) -> None:
+    def _consume(self, message: Message) -> None:
         self.post(self.node.consume, message)
+
+    async def transmit(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        done: asyncio.Future[T] = self._loop.create_future()
+
+        def transmit() -> None:
+            if done.cancelled():
+                return
+            try:
+                result = function(*arguments, **options)
+            except Exception as error:
+                self._call_soon(partial(_fail, done, error))
+            else:
+                self._call_soon(partial(_succeed, done, result))
+
+        self.post(transmit)
+        return await done
 
     def close_stream(self, core: CoreStream, timeout: float | None) -> None:
         self.port(core).end(partial(super().close_stream, core, timeout))
@@ -248,7 +265,11 @@ class StreamPort:
 
     def __init__(self, exchange: ThreadedAioExchange, core: CoreStream) -> None:
         """Begin with a stream that is open and has sent nothing. On the I/O thread."""
-        self.outbox = Outbox(exchange.io, core)
+        self.outbox: Outbox | Transmitter = (
+            Outbox(exchange.io, core)
+            if core.reliability is Reliability.RELIABLE
+            else Transmitter(exchange.io, core)
+        )
         self._exchange = exchange
         self._core = core
 
@@ -308,6 +329,11 @@ def _on_loop(loop: asyncio.AbstractEventLoop, admit: Callable[[Peer], Any]) -> C
     return ask
 
 
-def _fail(done: asyncio.Future[None], error: Exception) -> None:
+def _fail(done: asyncio.Future[Any], error: Exception) -> None:
     if not done.done():
         done.set_exception(error)
+
+
+def _succeed(done: asyncio.Future[T], result: T) -> None:
+    if not done.done():
+        done.set_result(result)

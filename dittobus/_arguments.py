@@ -41,10 +41,17 @@ def as_bytes(data: Buffer, argument: str = "data") -> bytes:
         return view.tobytes()
 
 
-def checked_message(data: Buffer, limits: Limits) -> bytes:
+def checked_message(data: Buffer, limits: Limits, reliability: Reliability = Reliability.RELIABLE) -> bytes:
     """Return the message as bytes, not larger than this side allows."""
     message = as_bytes(data)
-    if len(message) > limits.message_bytes_max:
+    if reliability is not Reliability.RELIABLE:
+        if len(message) > limits.datagram_message_bytes_max:
+            raise MessageTooLarge(
+                f"data: {len(message)} bytes are over the limit of {limits.datagram_message_bytes_max} "
+                "for what may be lost",
+                hint="send it in several messages, or RELIABLE",
+            )
+    elif len(message) > limits.message_bytes_max:
         raise MessageTooLarge(
             f"data: {len(message)} bytes are over the limit of {limits.message_bytes_max}",
             hint="send it in several messages, or raise limits.message_bytes_max on both sides",

@@ -11,14 +11,14 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from brokerless import BusError, StreamReset
+from brokerless import BusError, Reliability, StreamReset
 from dittobus._blocking_offer import Offer
 from dittobus._blocking_stream import Stream
 from dittobus._exchange import Exchange
 from dittobus._fork import InOneProcess
 from dittobus._futures import BusFuture
 from dittobus._io_thread import IoThread
-from dittobus._mailbox import Mailbox, PeerMailbox
+from dittobus._mailbox import Mailbox, MessageMailbox, PeerMailbox
 from dittobus._shutdown import Shutdown
 from dittobus._waiting import Sleeper
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
         Limits,
         Message,
         MessageReceived,
-        Reliability,
         SendDone,
         StreamOffered,
         StreamOpened,
+        Unread,
     )
     from brokerless import Offer as CoreOffer
     from brokerless import Stream as CoreStream
@@ -60,7 +60,7 @@ class BlockingExchange(InOneProcess, Exchange[Stream, "BusFuture[Stream]"]):
         super().__init__(limits)
         self.io = IoThread(f"{label}-io")
         self.shutdown = Shutdown(self.io, self.shut_down)
-        self.messages: Mailbox[Message] = Mailbox(self.io, "message", self._consume)
+        self.messages = MessageMailbox(self.io, "message", self._consume)
         self.offers: Mailbox[Offer] = Mailbox(self.io, "offer of a stream")
         self.handlers: set[threading.Thread] = set()
         self._label = label
@@ -113,6 +113,10 @@ class BlockingExchange(InOneProcess, Exchange[Stream, "BusFuture[Stream]"]):
         timeout: float | None,
     ) -> None:
         """Send a single message."""
+        if reliability is not Reliability.RELIABLE:
+            self.node.transmit(data, to, reliability, channel)
+            future.succeed(None)
+            return
         self._sends[self.node.send(data, to, reliability, channel, timeout)] = future
 
     def open_stream(
@@ -200,6 +204,9 @@ class BlockingExchange(InOneProcess, Exchange[Stream, "BusFuture[Stream]"]):
     def _message_received(self, event: MessageReceived) -> None:
         self._unconsumed.append(event.message)
         self.messages.put((event.message,))
+
+    def _messages_waiting(self, unread: Unread[Message]) -> None:
+        self.messages.look_into(unread)
 
     def _consume(self, count: int) -> None:
         for _ in range(count):

@@ -7,12 +7,13 @@ import copy
 import warnings
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from brokerless import BusClosed, BusError, EndOfStream, StreamFinished, WaitTimeout
+from brokerless import BusClosed, BusError, EndOfStream, Reliability, StreamFinished, WaitTimeout
 from dittobus._arguments import as_bytes, checked_code, checked_reason, checked_timeout
 from dittobus._mailbox import Mailbox, Over
 from dittobus._outbox import Outbox, Refused
+from dittobus._transmitter import Transmitter, no_receipts
 from dittobus._waiting import Sleeper, deadline_after
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from brokerless import Address, Reliability, StreamStats
+    from brokerless import Address, DatagramStream, StreamStats
     from brokerless import Stream as CoreStream
     from dittobus._blocking_exchange import BlockingExchange
 
@@ -57,8 +58,15 @@ class Stream:
         self._exchange = exchange
         self._core = core
         self._id = stream_id
-        self._inbox: Mailbox[bytes] = Mailbox(exchange.io, "message", core.consume)
-        self._outbox = Outbox(exchange.io, core)
+        self._inbox: Mailbox[bytes]
+        self._outbox: Outbox | Transmitter
+        if core.reliability is Reliability.RELIABLE:
+            self._inbox = Mailbox(exchange.io, "message", core.consume)
+            self._outbox = Outbox(exchange.io, core)
+        else:
+            self._inbox = Mailbox(exchange.io, "message")
+            self._inbox.look_into(cast("DatagramStream", core).unread)
+            self._outbox = Transmitter(exchange.io, core)
         self._watchers: list[Sleeper] = []  # who waits for receipts, or for the end
         self._finished_by_peer = False
         self._closing = False
@@ -116,6 +124,9 @@ class Stream:
         Accepted means: in the send queue, which has room as the receiving application consumes. Raises
         ``SendTimeout`` if there is no room within ``timeout`` seconds, ``MessageTooLarge``,
         ``StreamFinished``, or what ended the stream.
+
+        On a stream that may lose messages it means: handed to the network. Raises ``NoPath``, and
+        ``SendQueueFull`` if the network takes no more now; it waits for neither.
         """
         if timeout is not None:
             checked_timeout(timeout)
@@ -142,6 +153,8 @@ class Stream:
         """
         checked_timeout(timeout)
         self._exchange.check_process()
+        if self.reliability is not Reliability.RELIABLE:
+            raise no_receipts(self)
         wanted = self._outbox.sequence if sequence is None else sequence
 
         def is_settled() -> bool:
@@ -295,6 +308,9 @@ class Stream:
     def _did_receive(self, messages: list[bytes]) -> None:
         self._inbox.put(messages)
 
+    def _did_receive_unreliable(self) -> None:
+        self._inbox.look_into(cast("DatagramStream", self._core).unread)
+
     def _did_acknowledge(self, sequence: int) -> None:
         self._wake_watchers()
 
@@ -326,7 +342,7 @@ class Stream:
             self._exchange.node.close_stream(self._core, left_s)
 
 
-def _finish(outbox: Outbox, core: CoreStream) -> None:
+def _finish(outbox: Outbox | Transmitter, core: CoreStream) -> None:
     outbox.flush()
     core.finish()
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from typing import TYPE_CHECKING
 
+from brokerless import Reliability
+from brokerless.clock import now
 from dittobus._strand import Entry
 from dittobus.peers import Peers
 
 if TYPE_CHECKING:
-    from brokerless import Message
+    from brokerless import Message, Unread
     from dittobus._strand import Strand
     from dittobus.bus import DittoBus
     from dittobus.offer import DittoBusStreamOffer
@@ -18,27 +22,90 @@ LOST_MAX = 4_096
 """Losses that a snapshot tells of when nobody looks: as many as a roster holds. Older ones are left out."""
 
 
-class SingleMessage(Entry):
-    """A single message came."""
+class Unseen:
+    """Unreliable single messages that wait for the delegate, with a look at the first. On the strand."""
 
-    __slots__ = ("_message",)
+    def __init__(self, unread: Unread[Message]) -> None:
+        self._unread = unread
+        self._first: Message | None = None
 
-    def __init__(self, message: Message) -> None:
+    def __len__(self) -> int:
+        return len(self._unread) + (self._first is not None)
+
+    @property
+    def first(self) -> Message | None:
+        """The message that ``take`` will return. None: none waits, and the bus is told when one does."""
+        if self._first is None:
+            self._first = self._unread.take()
+        return self._first
+
+    def take(self) -> Message | None:
+        """Take the first."""
+        first, self._first = self.first, None
+        return first
+
+
+class SingleMessages(Entry):
+    """Single messages came: some reliable ones, or others, which stay where the oldest gives way to newer.
+
+    The latter are taken between the former, by the time at which they came; but none that came after what
+    follows this entry, such as the news that its sender has joined. What is left then gets another entry.
+    """
+
+    __slots__ = ("_left", "_reliable", "_until")
+
+    def __init__(self, *reliable: Message) -> None:
         super().__init__()
-        self._message = message
+        self._reliable = deque(reliable)
+        self._until = math.inf
+        self._left: int | None = None  # how many unreliable ones it takes, so that others get their turn
 
     def step(self, strand: Strand, recipient: DittoBus) -> bool:
         delegate = recipient.delegate
         if delegate is None or not recipient.is_open:
             recipient.park(self)
             return False
+        message = self._next(strand, recipient)
+        if message is None:
+            return False
         has_run = True
         try:
-            has_run = strand.call(delegate.bus_did_receive_single_message, recipient, self._message)
+            has_run = strand.call(delegate.bus_did_receive_single_message, recipient, message)
         finally:
-            if has_run:
-                recipient._note_consumed(self._message)
-        return False
+            if has_run and message.reliability is Reliability.RELIABLE:
+                recipient._note_consumed(message)
+        return True
+
+    def _next(self, strand: Strand, recipient: DittoBus) -> Message | None:
+        unseen = recipient._unseen
+        if unseen is None:
+            return self._reliable.popleft() if self._reliable else None
+        if self._left is None:
+            self._left = len(unseen)
+        first = unseen.first
+        takes_it = first is not None and self._left > 0 and first.received_at <= self._until
+        if self._reliable:
+            if first is None or not takes_it or self._reliable[0].received_at <= first.received_at:
+                return self._reliable.popleft()
+        if takes_it:
+            self._left -= 1
+            return unseen.take()
+        if first is not None:
+            strand.append(recipient, SingleMessages())
+        return None
+
+    def has_more(self) -> bool:
+        return True  # perhaps: the next step sees
+
+    def note_followed(self) -> None:
+        self._until = min(self._until, now())
+
+    def absorb(self, newer: Entry) -> bool:
+        if not isinstance(newer, SingleMessages):
+            return False
+        self._reliable.extend(newer._reliable)
+        self._until = newer._until
+        return True
 
 
 class Offered(Entry):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from brokerless import BusError, PeerLeft, StreamReset
-from dittobus._bus_entries import LOST_MAX, Incoming, Offered, PeersChanged, SingleMessage
+from brokerless import BusError, NoPath, PeerLeft, SendQueueFull, StreamReset
+from dittobus._bus_entries import LOST_MAX, Incoming, Offered, PeersChanged, SingleMessages, Unseen
 from dittobus._exchange import Exchange
 from dittobus._strand import Unpark
 from dittobus.offer import DittoBusStreamOffer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SendDone,
         StreamOffered,
         StreamOpened,
+        Unread,
     )
     from brokerless import Stream as CoreStream
     from dittobus._futures import BusFuture
@@ -79,6 +80,17 @@ class BusExchange(Exchange[DittoBusStream, Pending]):
     ) -> None:
         """Send a single message. Raises what the node raises."""
         self._sends[self.node.send(data, to, reliability, channel, timeout)] = pending
+
+    def transmit(
+        self, pending: Pending, data: bytes, to: Address, reliability: Reliability, channel: int
+    ) -> None:
+        """Send a single unreliable message. Raises what the node raises, but for what the outcome tells."""
+        error: BusError | None = None
+        try:
+            self.node.transmit(data, to, reliability, channel)
+        except (NoPath, SendQueueFull) as failure:
+            error = failure
+        self._settle(pending, error)
 
     def open_stream(
         self,
@@ -170,7 +182,13 @@ class BusExchange(Exchange[DittoBusStream, Pending]):
             self._ground.watch()
 
     def _message_received(self, event: MessageReceived) -> None:
-        self._ground.strand.append(self._bus, SingleMessage(event.message))
+        self._ground.strand.append(self._bus, SingleMessages(event.message))
+        self._ground.watch()
+
+    def _messages_waiting(self, unread: Unread[Message]) -> None:
+        if self._bus._unseen is None:
+            self._bus._unseen = Unseen(unread)
+        self._ground.strand.append(self._bus, SingleMessages())
         self._ground.watch()
 
     def _send_done(self, event: SendDone) -> None:
@@ -217,6 +235,8 @@ class BusExchange(Exchange[DittoBusStream, Pending]):
             offer._did_end(error)
             self._ground.strand.discard(self._bus, entry)
         # A loss of the peer told later must not be merged into what was told before the end of its streams.
+        if (last := self._bus.last) is not None:
+            last.note_followed()
         self._bus.last = None
 
     def _unopened(self) -> Iterable[CoreStream]:

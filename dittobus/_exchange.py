@@ -20,6 +20,8 @@ from brokerless import (
     StreamOffered,
     StreamOpened,
     StreamReady,
+    UnknownPeer,
+    UnreliableWaiting,
 )
 from dittobus import _node
 from dittobus.peers import PeerTable
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Iterable, Sequence
 
-    from brokerless import BusError, Event, Limits, Node, NodeConfig
+    from brokerless import Address, BusError, Event, Limits, Message, Node, NodeConfig, PeerStats, Unread
     from brokerless import Stream as CoreStream
     from dittobus.peers import PeerEvent
 
@@ -40,6 +42,7 @@ class FaceStream(Protocol):
 
     def _did_get_ready(self) -> None: ...
     def _did_receive(self, messages: list[bytes]) -> None: ...
+    def _did_receive_unreliable(self) -> None: ...
     def _did_acknowledge(self, sequence: int) -> None: ...
     def _did_finish_receiving(self) -> None: ...
     def _did_end(self, error: BusError | None) -> None: ...
@@ -70,6 +73,7 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
             StreamAcknowledged: self._stream_acknowledged,
             StreamFinishedReceiving: self._stream_finished,
             StreamEnded: self._stream_ended,
+            UnreliableWaiting: self._unreliable_waiting,
         }
 
     # Life
@@ -135,6 +139,15 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
             self._send_done(SendDone(send_id, unknown))
         self.table.close(closed)
 
+    # Queries
+
+    def peer_stats(self, address: Address) -> PeerStats:
+        """Return the counters of the conversation with that peer. Raises ``UnknownPeer``."""
+        stats = self.node.peer_stats(address)
+        if stats is None:
+            raise UnknownPeer(f"there is no conversation with {address.short}", peer=address)
+        return stats
+
     # Events
 
     def _on_events(self, events: Sequence[Event]) -> None:
@@ -176,6 +189,12 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
             stream._did_end(event.error)
         self._streams.pop(event.stream, None)
 
+    def _unreliable_waiting(self, event: UnreliableWaiting) -> None:
+        if event.stream is None:
+            self._messages_waiting(event.unread)
+        elif (stream := self._stream(event.stream)) is not None:
+            stream._did_receive_unreliable()
+
     # What each face does in its own way
 
     def _before_event(self) -> None:
@@ -186,6 +205,10 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
 
     @abstractmethod
     def _message_received(self, event: MessageReceived) -> None: ...
+
+    @abstractmethod
+    def _messages_waiting(self, unread: Unread[Message]) -> None:
+        """Unreliable messages wait there, until somebody takes them."""
 
     @abstractmethod
     def _send_done(self, event: SendDone) -> None: ...

@@ -11,7 +11,7 @@ from brokerless import PeerChanged, PeerJoined, PeerLeft
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from brokerless import Address, Peer
+    from brokerless import Address, Message, Peer, Unread
     from dittobus.peers import PeerEvent
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Inbox(Generic[T]):
 
     async def get(self) -> T:
         """Return the oldest item. Raises ``StopAsyncIteration`` once closed."""
-        while not self.items:
+        while (item := self._take()) is None:
             if self._closed:
                 raise StopAsyncIteration
             arrival = asyncio.get_running_loop().create_future()
@@ -50,8 +50,7 @@ class Inbox(Generic[T]):
             finally:
                 if arrival in self._getters:
                     self._getters.remove(arrival)
-        item = self.items.popleft()
-        if self.items:
+        if self._has_more:
             self._wake()
         return item
 
@@ -67,12 +66,64 @@ class Inbox(Generic[T]):
         while self._getters:
             self._wake()
 
+    def _take(self) -> T | None:
+        return self.items.popleft() if self.items else None
+
+    @property
+    def _has_more(self) -> bool:
+        return bool(self.items)
+
     def _wake(self) -> None:
         while self._getters:
             arrival = self._getters.popleft()
             if not arrival.done():
                 arrival.set_result(None)
                 return
+
+
+class MessageInbox(Inbox["Message"]):
+    """Single messages: the reliable ones are put here, the others are only taken when somebody asks for one.
+
+    They wait where the oldest gives way to newer ones, and would not if they were put here, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unread: Unread[Message] | None = None  # unknown until something waits there
+
+    def look_into(self, unread: Unread[Message]) -> None:
+        """Messages wait there."""
+        self._unread = unread
+        if self._closed:
+            unread.close()
+        else:
+            self._wake()
+
+    def close(self) -> None:
+        """End all iterations, and drop what waits."""
+        super().close()
+        if self._unread is not None:
+            self._unread.close()
+
+    def _take(self) -> Message | None:
+        """Take what came first."""
+        if self._unread is None:
+            return super()._take()
+        return older(self.items, self._unread)
+
+    @property
+    def _has_more(self) -> bool:
+        return bool(self.items or self._unread)
+
+
+def older(reliable: deque[Message], unread: Unread[Message]) -> Message | None:
+    """Take the message that came first of those in two queues; None if there is none in either."""
+    if not reliable:
+        return unread.take()
+    oldest = unread.oldest
+    if oldest is None or reliable[0].received_at <= oldest.received_at:
+        return reliable.popleft()
+    return unread.take() or reliable.popleft()
 
 
 class Iteration(Generic[T]):

@@ -14,7 +14,7 @@ from dittobus._waiting import Sleeper, deadline_after
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from brokerless import Peer
+    from brokerless import Message, Peer, Unread
     from dittobus._io_thread import IoThread
     from dittobus.peers import PeerEvent
 
@@ -33,6 +33,9 @@ class Mailbox(Generic[T]):
     takes it, but counted afterwards, on the I/O thread, as what has come and is not here any more.
 
     ``consumed``, if given, is called there with the number taken since the last time.
+
+    Unreliable items come by way of ``look_into``: they are not here, but where the oldest gives way to newer
+    ones, until they are taken. One that is interrupted by Ctrl-C in that moment is lost.
     """
 
     __slots__ = (
@@ -46,6 +49,7 @@ class Mailbox(Generic[T]):
         "_put_count",
         "_report_is_due",
         "_sleepers",
+        "_unread",
         "_what",
     )
 
@@ -61,6 +65,7 @@ class Mailbox(Generic[T]):
         self._consumed_count = 0
         self._report_is_due = consumed is None  # so that none will be asked for
         self._note_taken: Callable[[T], None] | None = None  # with the lock held
+        self._unread: Unread[T] | None = None
 
     # From any thread
 
@@ -73,6 +78,8 @@ class Mailbox(Generic[T]):
         try:
             while True:
                 with self._lock:
+                    if self._unread is not None and (unreliable := self._take_unread()) is not None:
+                        return unreliable
                     if self._items:
                         item = self._items[0]
                         if self._note_taken is not None:
@@ -120,6 +127,8 @@ class Mailbox(Generic[T]):
         with self._lock:
             self._put_count -= len(self._items)
             self._items.clear()
+            if self._unread is not None:
+                self._unread.close()
             self._end()
 
     def end(self) -> None:
@@ -136,6 +145,12 @@ class Mailbox(Generic[T]):
                 self._items.extend(items)
                 self._put_count += len(items)
                 self._wake(len(items))
+
+    def look_into(self, unread: Unread[T]) -> None:
+        """Items wait there, or will."""
+        with self._lock:
+            self._unread = unread
+            self._wake(1)
 
     def report(self) -> None:
         self._report_is_due = False
@@ -167,7 +182,7 @@ class Mailbox(Generic[T]):
     def _pass_on(self) -> None:
         """Wake another in place of one who was woken and takes nothing."""
         with self._lock:
-            if self._items:
+            if self._items or self._unread:
                 self._wake(1)
 
     def _put_back(self, item: T) -> None:
@@ -179,6 +194,19 @@ class Mailbox(Generic[T]):
 
     # With the lock held
 
+    def _take_unread(self) -> T | None:
+        """Take what waits elsewhere, unless something here came first."""
+        assert self._unread is not None
+        if self._items and self._is_first_here():
+            return None
+        item = self._unread.take()
+        if self._unread:
+            self._wake(1)  # nobody else does, as the taking side is not asleep
+        return item
+
+    def _is_first_here(self) -> bool:
+        return True
+
     def _wake(self, count: int) -> None:
         for _ in range(min(count, len(self._sleepers))):
             self._sleepers.popleft().wake()
@@ -186,6 +214,16 @@ class Mailbox(Generic[T]):
     def _end(self) -> None:
         self._is_over = True
         self._wake(len(self._sleepers))
+
+
+class MessageMailbox(Mailbox["Message"]):
+    """Single messages: which of the reliable and the others came first, is taken first."""
+
+    def _is_first_here(self) -> bool:
+        assert self._unread is not None
+        first: Message = self._items[0]
+        oldest = self._unread.oldest
+        return oldest is None or first.received_at <= oldest.received_at
 
 
 class PeerMailbox(Mailbox["PeerEvent"]):

@@ -82,6 +82,9 @@ class Entry:
         """Tell whether there is nothing to deliver any more."""
         return False
 
+    def note_followed(self) -> None:
+        """Another entry for the same recipient comes after this one."""
+
     def absorb(self, newer: Entry) -> bool:
         """Take over what ``newer`` says, if that is all there is to say; this bounds queues nobody pumps."""
         return False
@@ -152,8 +155,10 @@ class Strand:
             if self._sealed:
                 return
             last = recipient.last
-            if last is not None and not last.taken and last.absorb(entry):
-                return
+            if last is not None:
+                if not last.taken and last.absorb(entry):
+                    return
+                last.note_followed()
             recipient.last = entry
             self._entries.append((recipient, entry))
             if self._scheduled:

@@ -33,8 +33,9 @@ class StreamEntry(Entry):
 class Progress(StreamEntry):
     """Messages were accepted, or received by the remote bus.
 
-    Two of these in a row become one: receipts are cumulative, and a message can be enqueued before the last
-    one was told of only where there is no delegate to be told.
+    Two of these in a row become one: receipts are cumulative, and so is what became of messages, if it is the
+    same. Where a stream is reliable, a message can be enqueued before the last one was told of only if there
+    is no delegate to be told.
     """
 
     __slots__ = ("_enqueued", "_receipt")
@@ -60,6 +61,9 @@ class Progress(StreamEntry):
     def absorb(self, newer: Entry) -> bool:
         if not isinstance(newer, Progress):
             return False
+        if self._enqueued is not None and newer._enqueued is not None:
+            if type(self._enqueued[1]) is not type(newer._enqueued[1]):
+                return False
         self._enqueued = newer._enqueued or self._enqueued
         self._receipt = max(self._receipt, newer._receipt)
         return True
@@ -94,27 +98,91 @@ class Messages(StreamEntry):
         return self._next < len(self._messages)
 
 
+class UnreadMessages(StreamEntry):
+    """Unreliable messages wait, where the oldest gives way to newer ones.
+
+    It takes what waits when it begins; what has come by then has an entry of its own, so that others on the
+    same queue get their turn.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left: int | None = None
+
+    def deliver(self, strand: Strand, stream: DittoBusStream, delegate: DittoBusStreamDelegate) -> bool:
+        if self._left is None:
+            self._left = len(stream._unread or ())
+        if self._left > 0:
+            self._left -= 1
+            return deliver_unread(strand, stream, delegate)
+        if not stream._closing:  # only a look into an empty queue makes it tell of the next message
+            strand.append(stream, UnreadMessages())
+        return False
+
+    def has_more(self) -> bool:
+        return True  # perhaps: the next step sees
+
+    def absorb(self, newer: Entry) -> bool:
+        return isinstance(newer, UnreadMessages)
+
+
+def deliver_unread(strand: Strand, stream: DittoBusStream, delegate: DittoBusStreamDelegate) -> bool:
+    """Deliver one unreliable message; False: there is none, and the stream is told when there is."""
+    unread = stream._unread
+    if unread is None:
+        return False
+    if stream._closing:
+        unread.close()
+    message = unread.take()
+    if message is None:
+        return False
+    try:
+        strand.call(delegate.stream_did_receive_message, stream, message)
+    finally:
+        stream._note_taken()
+    return True
+
+
 class Finished(StreamEntry):
     """The other side sends no more."""
 
-    __slots__ = ()
+    __slots__ = ("_is_told",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_told = False
 
     def deliver(self, strand: Strand, stream: DittoBusStream, delegate: DittoBusStreamDelegate) -> bool:
+        if deliver_unread(strand, stream, delegate):
+            return True
+        self._is_told = True
         if not stream._closing:
             strand.call(delegate.stream_did_finish_receiving, stream)
         return False
+
+    def has_more(self) -> bool:
+        return not self._is_told
 
 
 class Closed(StreamEntry):
     """The stream is over; nothing comes after this."""
 
-    __slots__ = ("_error",)
+    __slots__ = ("_error", "_is_told")
 
     def __init__(self, error: BusError | None) -> None:
         super().__init__()
         self._error = error
+        self._is_told = False
+
+    def has_more(self) -> bool:
+        return not self._is_told
 
     def deliver(self, strand: Strand, stream: DittoBusStream, delegate: DittoBusStreamDelegate) -> bool:
+        if deliver_unread(strand, stream, delegate):
+            return True
+        self._is_told = True
         strand.call(delegate.stream_did_close, stream, self._error)
         stream._ground.drop_strand(strand)
         return False

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from brokerless import Address, Identity, Message, NodeStats, Peer, Ticket
+    from brokerless import Address, Identity, Message, NodeStats, Peer, PeerStats, Ticket
     from dittobus.peers import PeerEvent, WaitTarget
 
 __all__ = ["Bus", "Offer", "Stream"]
@@ -203,6 +203,11 @@ class Bus:
         exchange = self._running()
         return exchange.call(exchange.node.stats)
 
+    def peer_stats(self, address: Address | Peer) -> PeerStats:
+        """Return the counters of the conversation with that peer, as they are now. Raises ``UnknownPeer``."""
+        exchange = self._running()
+        return exchange.call(exchange.peer_stats, checked_peer(address, "address"))
+
     async def wait_for_peer(self, target: WaitTarget, timeout: float | None = 10.0) -> Peer:
         """Wait for the peer with that name or address, or of whom the predicate is true.
 
@@ -244,14 +249,15 @@ class Bus:
         """Send a single message, and wait until it is acknowledged; an unreliable one, until transmitted.
 
         When cancelled, it may or may not arrive. Raises ``SendTimeout`` if nothing left this process within
-        ``timeout`` seconds, ``DeliveryUnknown`` if the acknowledgement did not come, ``UnknownPeer``,
-        ``MessageTooLarge``, ``UsageError``, ``BusClosed``.
+        ``timeout`` seconds, ``DeliveryUnknown`` if the acknowledgement did not come; for an
+        unreliable one, at once, ``NoPath``, or ``SendQueueFull`` if the network takes no more now; and
+        ``UnknownPeer``, ``MessageTooLarge``, ``UsageError``, ``BusClosed``.
         """
         exchange = self._running()
         await exchange.send(
-            checked_message(data, self._limits),
+            checked_message(data, self._limits, checked_reliability(reliability)),
             checked_peer(to),
-            checked_reliability(reliability),
+            reliability,
             checked_channel(channel),
             checked_timeout(timeout),
         )
@@ -259,7 +265,7 @@ class Bus:
     def messages(self) -> AsyncIterator[Message]:
         """Iterate over single messages as they come. Iterators compete: each message goes to one."""
         exchange = self._running()
-        return Iteration(exchange.messages, exchange.consume)
+        return Iteration(exchange.messages, exchange.taken)
 
     async def open_stream(
         self,

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from brokerless import Address, BusError, Identity, Message, NodeStats, Peer, Ticket
+    from brokerless import Address, BusError, Identity, Message, NodeStats, Peer, PeerStats, Ticket
+    from dittobus._bus_entries import Unseen
     from dittobus.delegates import DittoBusDelegate
     from dittobus.dispatch import EventQueue
     from dittobus.peers import PeerTable, WaitTarget
@@ -139,6 +140,7 @@ class DittoBus(Recipient):
         self._closing: concurrent.futures.Future[bool] | None = None
         self._closed = False
         self._done_with: deque[Message] = deque()
+        self._unseen: Unseen | None = None  # unknown until something waits there
 
     # Life
 
@@ -355,6 +357,11 @@ class DittoBus(Recipient):
         ground, exchange = self._running()
         return ground.io.call(exchange.node.stats)
 
+    def peer_stats(self, address: Address | Peer) -> PeerStats:
+        """Return the counters of the conversation with that peer, as they are now. Raises ``UnknownPeer``."""
+        ground, exchange = self._running()
+        return ground.io.call(exchange.peer_stats, checked_peer(address, "address"))
+
     def wait_for_peer(
         self, target: WaitTarget, timeout: float | None = 10.0
     ) -> concurrent.futures.Future[Peer]:
@@ -400,17 +407,22 @@ class DittoBus(Recipient):
         They fail with ``SendTimeout`` if nothing left this process within ``timeout`` seconds, and with
         ``DeliveryUnknown`` if the acknowledgement did not come: then it may have arrived.
 
+        Of an unreliable one they tell that it was transmitted, at once: no time can run out. They fail with
+        ``NoPath``, and with ``SendQueueFull`` if the network takes no more now.
+
         Raises ``UnknownPeer``, ``MessageTooLarge``, ``UsageError``, ``BusClosed``.
         """
         ground, exchange = self._running()
-        message = checked_message(data, self._limits)
+        message = checked_message(data, self._limits, checked_reliability(reliability))
         address = checked_peer(to)
-        checked_reliability(reliability)
         checked_channel(channel)
         checked_timeout(timeout)
         pending = Pending(BusFuture[None](ground.io), checked_completion(completion))
-        command = partial(exchange.send, pending, message, address, reliability, channel, timeout)
-        if reliability is Reliability.RELIABLE and exchange.is_live(address):
+        if reliability is Reliability.RELIABLE:
+            command = partial(exchange.send, pending, message, address, reliability, channel, timeout)
+        else:
+            command = partial(exchange.transmit, pending, message, address, reliability, channel)
+        if exchange.is_live(address):
             ground.io.post(partial(exchange.attempt, pending, command))
         else:  # where the node is likely to refuse, it is to do so at the call
             ground.io.call(command)
@@ -462,7 +474,7 @@ class DittoBus(Recipient):
         )
         pending = Pending(future, checked_completion(completion))
         command = partial(exchange.open_stream, pending, address, reliability, name, data, timeout)
-        if reliability is Reliability.RELIABLE and exchange.is_live(address):
+        if exchange.is_live(address):
             ground.io.post(partial(exchange.attempt, pending, command, None))
         else:
             ground.io.call(command)

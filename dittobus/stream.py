@@ -7,14 +7,23 @@ import warnings
 from collections import deque
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from brokerless import BusError, SendQueueFull, SendTimeout, StreamFinished, StreamNotReady, UsageError
+from brokerless import (
+    BusError,
+    MessageTooLarge,
+    Reliability,
+    SendQueueFull,
+    SendTimeout,
+    StreamFinished,
+    StreamNotReady,
+    UsageError,
+)
 from dittobus._arguments import checked_code, checked_message, checked_reason, checked_timeout
 from dittobus._futures import BusFuture
 from dittobus._ground import checked_completion
 from dittobus._strand import Recipient, Unpark
-from dittobus._stream_entries import Closed, Finished, Messages, Progress
+from dittobus._stream_entries import Closed, Finished, Messages, Progress, UnreadMessages
 from dittobus.dispatch import as_dispatch_queue
 
 if TYPE_CHECKING:
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from brokerless import Address, Node, Reliability, Stream, StreamStats
+    from brokerless import Address, DatagramStream, Node, Stream, StreamStats
     from dittobus._ground import Ground
     from dittobus._strand import Entry, Strand
     from dittobus.delegates import DittoBusStreamDelegate
@@ -40,7 +49,7 @@ REPORT_BYTES = 8 * 1024
 class _Waiting:
     """A message, or a last command, that the stream's send queue has not accepted yet."""
 
-    __slots__ = ("command", "completion", "cost", "data", "future")
+    __slots__ = ("command", "completion", "cost", "data", "future", "sequence")
 
     def __init__(
         self,
@@ -54,6 +63,7 @@ class _Waiting:
         self.completion = completion
         self.command = command
         self.cost = len(data) + MESSAGE_COST_BYTES
+        self.sequence = 0  # 0: the core will say
 
 
 class DittoBusStream(Recipient):
@@ -82,6 +92,10 @@ class DittoBusStream(Recipient):
         self._flush_posted = False
         self._telling = False  # the delegate has not heard yet that a message was enqueued
         self._accepted = 0  # sequence of the last message that the send queue took
+        self._is_reliable = core.reliability is Reliability.RELIABLE
+        self._numbered = 0  # unreliable messages that were given a sequence
+        self._size_max = core.room or ground.limits.message_bytes_max  # what both sides allow, if unreliable
+        self._unread = None if self._is_reliable else cast("DatagramStream", core).unread
         self._finishing = False
         self._closing = False
         self._ended = False
@@ -125,7 +139,12 @@ class DittoBusStream(Recipient):
 
     @property
     def is_ready(self) -> bool:
-        """True when ``enqueue_message`` would take a message: the delegate, if any, has heard of the last."""
+        """True when ``enqueue_message`` would take a message: the delegate, if any, has heard of the last.
+
+        A stream that may lose messages is always ready while it is open.
+        """
+        if not self._is_reliable:
+            return not (self._finishing or self._ended)
         telling = self._telling and self._delegate is not None
         return not (self._waiting or telling or self._finishing or self._ended)
 
@@ -187,11 +206,19 @@ class DittoBusStream(Recipient):
 
         Enqueue the next when ``stream_did_enqueue`` says so. Raises ``StreamNotReady`` before that,
         ``MessageTooLarge``, ``StreamFinished``, or what ended the stream.
+
+        On a stream that may lose messages, ``stream_did_enqueue`` tells that it was transmitted, or why not;
+        nothing waits for it. Raises ``SendQueueFull`` if ``limits.send_queue_bytes_max`` wait for the I/O
+        thread.
         """
         self._ground.check_process()
-        message = _Waiting(checked_message(data, self._ground.limits))
+        message = _Waiting(checked_message(data, self._ground.limits, self.reliability))
         with self._lock:
             self._require_sending()
+            if not self._is_reliable:
+                self._require_room(message)
+                self._wait(message)
+                return message.sequence
             if not self.is_ready:
                 raise StreamNotReady(
                     "a message is still being enqueued", peer=self.peer, hint="wait for stream_did_enqueue"
@@ -212,24 +239,21 @@ class DittoBusStream(Recipient):
         ``limits.send_queue_bytes_max``; beyond it this raises ``SendQueueFull``. After ``timeout`` seconds
         without acceptance the message is withdrawn, and ends in ``SendTimeout``. Raises ``MessageTooLarge``,
         ``StreamFinished``, or what ended the stream.
+
+        On a stream that may lose messages, they tell that it was transmitted, or fail with ``NoPath`` or
+        ``SendQueueFull`` at once.
         """
         ground = self._ground
         ground.check_process()
         checked_completion(completion)
         checked_timeout(timeout)
         future: BusFuture[int] = BusFuture(ground.io)
-        message = _Waiting(checked_message(data, ground.limits), future, completion)
+        message = _Waiting(checked_message(data, ground.limits, self.reliability), future, completion)
         with self._lock:
             self._require_sending()
-            waiting_bytes = self._added_bytes - self._taken_bytes
-            if self._waiting and waiting_bytes + message.cost > ground.limits.send_queue_bytes_max:
-                raise SendQueueFull(
-                    f"{len(self._waiting)} messages wait to be accepted",
-                    peer=self.peer,
-                    hint="wait for the futures of earlier ones",
-                )
+            self._require_room(message)
             self._wait(message)
-        if timeout is not None:
+        if timeout is not None and self._is_reliable:
             ground.io.post(partial(self._arm, message, timeout))
         return future
 
@@ -318,10 +342,18 @@ class DittoBusStream(Recipient):
                 self._report_posted = True
                 self._ground.io.post(self._report_consumed)
 
+    def _note_taken(self) -> None:
+        """The application is done with a message that had no credit to give back."""
+        self._consumed += 1
+        self._consumed_reported += 1
+
     # On the I/O thread
 
     def _did_receive(self, messages: list[bytes]) -> None:
         self._deliver(Messages(messages))
+
+    def _did_receive_unreliable(self) -> None:
+        self._deliver(UnreadMessages())
 
     def _did_acknowledge(self, sequence: int) -> None:
         self._deliver(Progress(receipt=sequence))
@@ -341,7 +373,7 @@ class DittoBusStream(Recipient):
         sequence = self._accepted
         for message in waiting:
             sequence += 1
-            self._settle(message, sequence, reason)
+            self._settle(message, message.sequence or sequence, reason)
         self._deliver(Closed(error))
 
     def _did_get_ready(self) -> None:
@@ -355,12 +387,12 @@ class DittoBusStream(Recipient):
                     self._accepted = self._core.send(message.data)
                 else:
                     message.command()
-            except SendQueueFull:  # the core tells when it has room; until then nobody else need try
-                self._flush_posted = True
-                return
             except BusError as failure:
+                if self._is_reliable and isinstance(failure, SendQueueFull):
+                    self._flush_posted = True  # the core tells when it has room; until then nobody need try
+                    return
                 error = failure
-            sequence = self._accepted if error is None else self._accepted + 1
+            sequence = message.sequence or self._accepted + (error is not None)
             # As long as it waits no other is enqueued: so the delegate is to be told before it leaves.
             self._telling |= message.future is None and message.command is None
             if self._waiting:  # a command may have ended the stream, and with it those who wait
@@ -430,7 +462,23 @@ class DittoBusStream(Recipient):
         if self._finishing or self._ended:
             raise StreamFinished("this side of the stream sends no more", peer=self.peer)
 
+    def _require_room(self, message: _Waiting) -> None:
+        if not self._is_reliable and len(message.data) > self._size_max:
+            raise MessageTooLarge(
+                f"an unreliable message of {len(message.data)} bytes, at most {self._size_max}",
+                peer=self.peer,
+            )
+        waiting_bytes = self._added_bytes - self._taken_bytes
+        if self._waiting and waiting_bytes + message.cost > self._ground.limits.send_queue_bytes_max:
+            raise SendQueueFull(
+                f"{len(self._waiting)} messages wait to be accepted",
+                peer=self.peer,
+                hint="wait for the futures of earlier ones",
+            )
+
     def _wait(self, message: _Waiting) -> None:
+        if not self._is_reliable and message.command is None:
+            self._numbered = message.sequence = self._numbered + 1
         self._waiting.append(message)
         self._added_bytes += message.cost
         if not self._flush_posted:

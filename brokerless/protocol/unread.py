@@ -16,8 +16,8 @@ class Unread(Generic[Item]):
     item lies beside the sum of all sizes put before it, so the sum at the oldest one tells how much is held,
     whatever was taken. Only ``_asleep`` is written by both; ``take`` says why that is right.
 
-    Queries: ``len``, ``byte_count``, ``oldest``, ``dropped``. Command of the putting side: ``put``; of the taking side:
-    ``take``; of either: ``close``.
+    Queries: ``len``, ``byte_count``, ``oldest``, ``dropped``. Command of the putting side: ``put``; of the
+    taking side: ``take``; of either: ``close``.
     """
 
     __slots__ = ("_asleep", "_bytes_max", "_closed", "_queue", "_sum", "dropped")

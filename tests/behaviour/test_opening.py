@@ -176,8 +176,6 @@ def test_names_and_metadata_may_be_as_large_as_the_limits(pair: Pair) -> None:
         ({"timeout": -1}, ConfigError, "timeout"),
         ({"timeout": "soon"}, TypeError, "timeout"),
         ({"reliability": "reliable"}, TypeError, "reliability"),
-        ({"reliability": Reliability.UNRELIABLE}, UsageError, "unreliable delivery is not available"),
-        ({"reliability": Reliability.SEQUENCED}, UsageError, "sequenced delivery is not available"),
         ({"to": "far"}, TypeError, "to: expected a DittoAddress or a Peer"),
         ({"to": STRANGER}, UnknownPeer, "has been heard of"),
     ],

@@ -19,7 +19,6 @@ from brokerless import (
     Reliability,
     SendTimeout,
     UnknownPeer,
-    UsageError,
 )
 from tests.behaviour.conftest import connect, introduce
 from tests.behaviour.face import AnyBus, error_of, get
@@ -94,8 +93,6 @@ def test_who_is_addressed_by_a_name_is_not_meant(pair: Pair) -> None:
         ({"timeout": -1}, ConfigError, "timeout"),
         ({"timeout": "1"}, TypeError, "timeout"),
         ({"reliability": "reliable"}, TypeError, "reliability"),
-        ({"reliability": Reliability.UNRELIABLE}, UsageError, "unreliable delivery is not available"),
-        ({"reliability": Reliability.SEQUENCED}, UsageError, "sequenced delivery is not available"),
     ],
 )
 def test_what_cannot_be_sent(pair: Pair, arguments: dict[str, Any], kind: type, says: str) -> None:

@@ -271,10 +271,9 @@ def test_the_names_of_ditto_bus_send_too(pair: Pair) -> None:
     )
     assert recorder.log.wait("message").data == b"hello"
     assert log.wait("d") is None
-    with pytest.raises(UsageError, match="not available"):
-        near.send_single_unreliable_message(b"hello", far.address)
-    with pytest.raises(UsageError, match="not available"):
-        near.send(b"hello", far.address, DittoBusReliability.SEQUENCED)
+    near.send_single_unreliable_message(b"by chance", far.address, lambda e: log.add("u", e)).result(WAIT_S)
+    assert log.wait("u") is None
+    assert recorder.log.wait("message", 2).reliability is DittoBusReliability.UNRELIABLE
 
 
 def test_single_messages_arrive_in_order_and_credit_comes_back(pair: Pair) -> None:
@@ -331,7 +330,8 @@ def test_arguments_of_send_are_checked_at_the_call(pair: Pair) -> None:
         (lambda: near.open_stream(to, name=7), TypeError, "name"),
         (lambda: near.open_stream(to, metadata=bytes(4097)), ConfigError, "metadata"),
         (lambda: near.open_stream(STRANGER), UnknownPeer, "heard"),
-        (lambda: near.open_stream(to, DittoBusReliability.UNRELIABLE), UsageError, "not available"),
+        (lambda: near.send(bytes(65_537), to, DittoBusReliability.UNRELIABLE), MessageTooLarge, "65536"),
+        (lambda: near.send(b"", STRANGER, DittoBusReliability.SEQUENCED), UnknownPeer, "heard"),
         (lambda: DittoAddress.parse("nonsense"), ConfigError, "address"),
     ):
         with pytest.raises(kind, match=match):
