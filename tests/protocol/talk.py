@@ -13,6 +13,7 @@ from brokerless.protocol.association import Nonce
 from brokerless.protocol.budget import Budget
 from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.session import Session
+from tests.protocol.datagram_ends import Port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,8 +55,14 @@ class Side:
     def _touch(self) -> None:
         self.touches += 1
 
-    def open(self, name: str = "", deadline: float | None = None, metadata: bytes = b"") -> Stream:
-        return self.session.open_stream(Reliability.RELIABLE, name, metadata, deadline)
+    def open(
+        self,
+        name: str = "",
+        deadline: float | None = None,
+        metadata: bytes = b"",
+        reliability: Reliability = Reliability.RELIABLE,
+    ) -> Stream:
+        return self.session.open_stream(reliability, name, metadata, deadline)
 
     def send(self, data: bytes, deadline: float | None = None, channel: int = 0) -> int:
         self._count += 1
@@ -97,10 +104,15 @@ class Talk:
         *,
         established: bool = True,
         links: int = 1,
+        has_datagrams: bool = False,
     ) -> None:
         self.now = 100.0
-        self.near = Side(LOWER, HIGHER, near or Limits(), self.now)
-        self.far = Side(HIGHER, LOWER, far or near or Limits(), self.now)
+        self.ports = (Port(1), Port(2)) if has_datagrams else ()
+        planes = [DatagramPlane(port) for port in self.ports] or [None, None]
+        for port, plane in zip(self.ports, planes, strict=False):
+            plane.udp_places = str(port.place)
+        self.near = Side(LOWER, HIGHER, near or Limits(), self.now, planes[0])
+        self.far = Side(HIGHER, LOWER, far or near or Limits(), self.now, planes[1])
         self.links: dict[int, dict[Side, deque[bytes]]] = {}  # what is under way, by sender
         self.sent: list[tuple[Side, int, bytes]] = []
         self.cuts: list[str] = []
@@ -121,6 +133,7 @@ class Talk:
         infos = {side: side.session.info("", b"") for side in self.sides}
         for side in self.sides:
             side.session.establish(infos[self.other(side)], self.now)
+            side.session.datagrams.introduced(infos[self.other(side)], self.now)
 
     def link(self) -> int:
         """Make a link that is ready at both ends; return its number."""
@@ -157,6 +170,8 @@ class Talk:
             self._settle(side)
 
     def _settle(self, side: Side) -> None:
+        datagrams = side.session.datagrams
+        datagrams.told_path, datagrams.has_push = datagrams.path, datagrams.wants_push  # as a peering does
         while side.session.links_to_cut:
             number, reason = side.session.links_to_cut.pop()
             self.cuts.append(reason)
@@ -175,6 +190,18 @@ class Talk:
                     if number in self.links:
                         busy = bool(self.links[number][self.other(side)]) or busy
                         self.read(side, number)
+            busy = self.carry() or busy
+
+    def carry(self) -> bool:
+        """Let all datagrams arrive; True if there were any."""
+        count = 0
+        self._tell_time()
+        for port, other in zip(self.ports, reversed(self.sides), strict=False):
+            for datagram in port.taken():
+                other.session.datagrams.plane.udp_received(port.place, datagram, self.now)
+                self._settle(other)
+                count += 1
+        return count > 0
 
     def wait(self, seconds: float) -> list[Side]:
         """Let time pass, with everything moving at once; return the sides whose peer is lost."""
@@ -184,10 +211,16 @@ class Talk:
             if min(due, default=end + 1) > end:
                 break
             self.now = max(self.now, min(due))
+            self._tell_time()
             lost = self.expire()
             self.pump()
         self.now = max(self.now, end)
+        self._tell_time()
         return lost
+
+    def _tell_time(self) -> None:
+        for port in self.ports:
+            port.time = self.now
 
     def expire(self) -> list[Side]:
         """Let both sides act on what time has come for; return those whose peer is lost."""
@@ -200,9 +233,11 @@ class Talk:
                 self._settle(side)
         return lost
 
-    def opened(self, name: str = "") -> tuple[Stream, Stream]:
+    def opened(
+        self, name: str = "", reliability: Reliability = Reliability.RELIABLE
+    ) -> tuple[Stream, Stream]:
         """Open a stream from the near side, accepted; return both ends."""
-        ours = self.near.open(name)
+        ours = self.near.open(name, reliability=reliability)
         self.pump()
         theirs = self.far.offered[-1]
         self.far.session.accept(theirs, b"")
