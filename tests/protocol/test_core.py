@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,20 @@ from brokerless.address import Address
 from brokerless.config import Limits
 from brokerless.errors import (
     BusClosed,
+    ConfigError,
     DeliveryUnknown,
+    MessageTooLarge,
+    NoPath,
     PeerError,
     PeerLost,
     PeerRefused,
+    SendQueueFull,
     SendTimeout,
     UnknownPeer,
-    UsageError,
     VersionMismatch,
 )
 from brokerless.model import (
+    DatagramPath,
     DropCause,
     LossReason,
     MessageReceived,
@@ -33,13 +38,16 @@ from brokerless.model import (
     SendDone,
     StreamEnded,
     StreamOffered,
+    UnreliableWaiting,
 )
 from brokerless.protocol import wire
-from brokerless.protocol.actions import Admit, Confirm, Cut, Dial, Refused, Superseded
+from brokerless.protocol.actions import Admit, Confirm, Cut, Dial, Push, Refused, Superseded
 from brokerless.protocol.core import ADMIT_HELD_BYTES_MAX, LAST_WORD_S, NodeCore
+from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.handshake import Handshake, Refusal, Refuse, Role, decode
 from brokerless.protocol.stream_state import UNTAKEN
 from brokerless.testing.simulation import SimNetwork, SimNode
+from tests.protocol.datagram_ends import ELSEWHERE, DatagramEnd, Port
 from tests.protocol.operations import calls_of
 
 if TYPE_CHECKING:
@@ -663,14 +671,147 @@ def test_who_talks_to_itself_is_told_so() -> None:
         assert caught.value.peer == US
 
 
-@pytest.mark.parametrize("reliability", [Reliability.UNRELIABLE, Reliability.SEQUENCED])
-def test_what_is_not_there_yet_says_so(reliability: Reliability) -> None:
+# Datagrams
+
+
+UNRELIABLE = pytest.mark.parametrize("reliability", [Reliability.UNRELIABLE, Reliability.SEQUENCED])
+
+
+class Datagrams:
+    """A node that has a port for datagrams, and a peer that proves every path at once."""
+
+    def __init__(self, **options: Any) -> None:
+        self.port = Port(1)
+        plane = DatagramPlane(self.port)
+        plane.udp_places = str(self.port.place)
+        self.node = Node(plane=plane, **options)
+        self.peer = DatagramEnd(2, Limits(), has_pull=True)
+        self.port.time = self.peer.port.time = self.node.now
+        self.remote = Remote(self.node).greet()
+        (ours,) = (frame for frame in self.remote.heard() if isinstance(frame, wire.Info))
+        self.peer.datagrams.introduced(ours, self.node.now)
+        theirs = self.peer.info()
+        names = ("index", "key", "message_bytes_max")
+        told = {f"datagram_{name}": getattr(theirs, f"datagram_{name}") for name in names}
+        self.remote.info(udp_places=theirs.udp_places, pull_places=theirs.pull_places, **told)
+
+    def carry(self) -> None:
+        """Let the peer have what was sent, and the node what it answers."""
+        self.node.core.expire(self.node.now)
+        for datagram in self.port.taken():
+            self.peer.take(datagram, self.port.place)
+        for datagram in self.peer.port.taken():
+            self.node.core.udp_received(self.peer.port.place, datagram, self.node.now)
+
+    def wait(self, seconds: float) -> None:
+        self.node.wait(seconds)
+        self.port.time = self.peer.port.time = self.node.now
+
+
+@UNRELIABLE
+def test_without_a_port_for_datagrams_there_is_no_path(reliability: Reliability) -> None:
     node = Node()
     Remote(node).join()
-    with pytest.raises(UsageError, match="not available"):
-        node.core.send(b"", THEM, reliability, 0, None, node.now)
-    with pytest.raises(UsageError, match="not available"):
-        node.core.open_stream(THEM, reliability, "", b"", None, node.now)
+    send_id = node.core.send(b"x", THEM, reliability, 0, None, node.now)
+    (done,) = node.of_type(SendDone)
+    assert done.send_id == send_id
+    assert isinstance(done.error, NoPath)
+    with pytest.raises(NoPath):
+        node.core.transmit(b"x", THEM, reliability, 0, node.now)
+    assert node.core.stats().dropped == {DropCause.NO_PATH: 2}
+    stream = node.core.open_stream(THEM, reliability, "game", b"", None, node.now)
+    with pytest.raises(NoPath):
+        stream.send(b"x")
+
+
+@UNRELIABLE
+def test_an_unreliable_message_is_transmitted_at_once_and_said_to_be(reliability: Reliability) -> None:
+    both = Datagrams()
+    both.carry()
+    send_id = both.node.core.send(b"one", THEM, reliability, 3, None, both.node.now)
+    both.node.core.transmit(b"two", THEM, reliability, 3, both.node.now)
+    assert [(done.send_id, done.error) for done in both.node.of_type(SendDone)] == [(send_id, None)]
+    both.carry()
+    assert both.peer.data() == [b"one", b"two"]
+    for call in (both.node.core.transmit, both.node.core.send):
+        arguments = (both.node.now,) if call == both.node.core.transmit else (None, both.node.now)
+        with pytest.raises(MessageTooLarge):
+            call(bytes(64 * 1024 + 1), THEM, reliability, 0, *arguments)
+        with pytest.raises(ConfigError):
+            call(b"", THEM, reliability, -1, *arguments)
+
+
+def test_what_comes_by_either_way_is_taken_and_told() -> None:
+    both = Datagrams()
+    both.carry()
+    both.peer.send(b"by udp")
+    both.carry()
+    both.peer.send(b"by push")
+    both.node.core.push_received(both.peer.port.taken()[-1][3:], both.node.now)
+    (waiting,) = both.node.of_type(UnreliableWaiting)
+    assert [waiting.unread.take().data for _ in range(2)] == [b"by udp", b"by push"]
+
+
+def test_a_path_that_is_proven_or_lost_is_told_at_once() -> None:
+    both = Datagrams()
+    both.carry()
+    assert [event.peer.path.datagram for event in both.node.of_type(PeerChanged)] == [DatagramPath.UDP]
+    both.port.takes_udp = False
+    with pytest.raises(SendQueueFull):
+        both.node.core.transmit(b"x", THEM, Reliability.SEQUENCED, 0, both.node.now)
+    both.wait(2.0)
+    assert both.node.of_type(PeerChanged)[-1].peer.path.datagram is DatagramPath.NONE
+    assert both.node.of_type(Push) == [Push(THEM, ("127.0.0.2:1",))]
+
+
+def test_the_end_of_a_session_closes_its_push() -> None:
+    both = Datagrams()
+    with contextlib.suppress(NoPath):
+        both.node.core.transmit(b"x", THEM, Reliability.UNRELIABLE, 0, both.node.now)
+    both.wait(1.0)
+    both.remote.say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    assert both.node.of_type(Push) == [Push(THEM, ("127.0.0.2:1",)), Push(THEM, ())]
+    both.peer.send(b"too late")
+    both.carry()
+    assert both.node.core.stats().dropped[DropCause.UNAUTHENTICATED] > 0
+
+
+def test_who_has_joined_may_push_and_nobody_else() -> None:
+    node = Node()
+    assert not node.core.permits_push(THEM)
+    remote = Remote(node).greet()
+    assert not node.core.permits_push(THEM)
+    remote.info()
+    assert node.core.permits_push(THEM)
+    assert not node.core.permits_push(OTHERS[0])
+    remote.say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    assert not node.core.permits_push(THEM)
+
+
+def test_datagrams_of_nobody_are_counted() -> None:
+    node = Node(plane=DatagramPlane(Port()))
+    node.core.udp_received(ELSEWHERE, b"nonsense", node.now)
+    node.core.push_received(b"nonsense", node.now)
+    assert node.core.stats().dropped == {DropCause.MALFORMED: 2}
+
+
+def test_keys_are_not_kept_for_passers_by() -> None:
+    plane = DatagramPlane(Port())
+    node = Node(plane=plane)
+    for number in range(10):
+        remote = Remote(node, Address(number.to_bytes(32, "big"))).greet()
+        assert len(plane.readers) == 1
+        node.core.link_closed(remote.link, "closed", node.now)
+        assert plane.readers == {}
+
+
+def test_a_peer_whose_places_are_none_is_at_fault() -> None:
+    both = Datagrams()
+    both.remote.info(datagram_index=5, datagram_key=bytes(32), udp_places="somewhere:1")
+    assert [event.reason for event in both.node.of_type(PeerLeft)] == [LossReason.EXPELLED]
+
+
+# Sends to peers that are not there, and passers-by
 
 
 def test_sends_to_a_peer_that_is_still_joining_wait_for_it() -> None:

@@ -641,9 +641,7 @@ def test_what_lay_in_the_socket_is_stale_however_late_it_is_read() -> None:
 
 
 def stream_of(end: DatagramEnd, reliability: Reliability, stream_id: int = 2) -> DatagramStream:
-    stream = DatagramStream(
-        End(1, 2, end.limits), end.datagrams, stream_id, True, reliability, "", b"", None
-    )
+    stream = DatagramStream(End(1, 2, end.limits), end.datagrams, stream_id, True, reliability, "", b"", None)
     end.streams[stream_id] = stream
     return stream
 

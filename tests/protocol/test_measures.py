@@ -97,3 +97,17 @@ def test_jitter_does_not_notice_when_the_stamps_start_over() -> None:
 def test_jitter_approaches_the_mean_difference() -> None:
     alternating = [(n * 20_000, n * 20_000 + 1_000 * (n % 2)) for n in range(500)]
     assert jitter_of(alternating) == pytest.approx(0.001, rel=0.01)
+
+
+# Delay
+
+
+def test_how_much_longer_a_datagram_was_under_way_than_the_last() -> None:
+    reception = Reception()
+    assert reception.delay_s(5, 100.0) == 0.0
+    reception.arrived(7_000_000, 100.0)
+    assert reception.delay_s(7_000_000, 103.0) == pytest.approx(3.0)
+    assert reception.delay_s(10_000_000, 103.0) == pytest.approx(0.0)
+    assert reception.delay_s(10_500_000, 103.0) == pytest.approx(-0.5)
+    reception.arrived(STAMP_MODULUS - 1, 200.0)
+    assert reception.delay_s(999_999, 201.5) == pytest.approx(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from brokerless.address import Address
 from brokerless.config import Limits
 from brokerless.errors import BusError, PeerLost, PeerRefused, RemoteProtocolError
 from brokerless.model import (
+    DatagramPath,
     DropCause,
     Event,
     LossReason,
@@ -25,11 +27,13 @@ from brokerless.model import (
 from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce
 from brokerless.protocol.budget import Budget
+from brokerless.protocol.datagram import Kind
 from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.handshake import Handshake, Role
 from brokerless.protocol.peering import LOSSES, Link, LinkPhase, Peering
 from brokerless.protocol.session import Session, SessionState
 from brokerless.testing.simulation import SimNetwork, SimNode
+from tests.protocol.datagram_ends import Port
 from tests.protocol.talk import packet
 
 US = Address(b"\x10" * 32)
@@ -143,6 +147,9 @@ class Host:
         self.said.clear()
         self.calls.clear()
         return link
+
+    def hear_probed(self, link: Link, token: int) -> None:
+        self.peering.packet(link, packet(wire.Probed(token, 1, 1)), 100, 100.35)
 
     @property
     def session(self) -> Session:
@@ -722,3 +729,43 @@ def test_a_change_of_name_is_told_once_on_each_side(seed: int) -> None:
     assert names.count("after") == 1
     assert higher.core.peers[0].metadata == b"metadata"
     assert lower.core.peers[0].name == "before"
+
+
+# Datagrams
+
+
+def test_a_change_of_the_datagrams_path_is_told_and_push_had_while_it_is_wanted() -> None:
+    host = Host()
+    port = Port()
+    host.plane = DatagramPlane(port)
+    link = host.link()
+    index_and_key = {"datagram_index": 5, "datagram_key": bytes(32)}
+    told = dataclasses.replace(info(), udp_places="127.0.0.2:5", pull_places="127.0.0.2:6", **index_and_key)
+    host.hear(link, told)
+    (joined,) = host.events
+    assert joined.peer.path.datagram is DatagramPath.NONE
+    port.time = 100.0
+    host.session.datagrams.send(Kind.UNRELIABLE, 0, 0, b"x")
+    for now in (100.0, 100.2, 100.31):
+        host.peering.expire(now)
+    assert host.pushes == ["127.0.0.2:6"]
+    host.peering.settle_datagrams()
+    assert host.pushes == ["127.0.0.2:6"]
+    host.hear_probed(link, token=1)
+    assert [event.peer.path.datagram for event in host.events[1:]] == [DatagramPath.UDP]
+    assert host.peering.snapshot().path.datagram is DatagramPath.UDP
+    port.time = 100.4
+    for now in (101.0, 111.0, 121.0):
+        host.peering.expire(now) if host.peering.session else None
+    host.peering.end(LossReason.LEFT, PeerLost(reason="left"), 121.0)
+    assert host.pushes[-1] == ""
+    host.peering.settle_datagrams()
+    assert len(host.pushes) == 2
+
+
+def test_a_session_without_push_ends_without_a_word_of_it() -> None:
+    host = Host()
+    host.joined()
+    host.peering.end(LossReason.LEFT, PeerLost(reason="left"), 100.0)
+    host.peering.settle_datagrams()
+    assert host.pushes == []

@@ -20,8 +20,10 @@ from brokerless.errors import (
     UsageError,
 )
 from brokerless.model import (
+    DatagramPath,
     DropCause,
     MessageReceived,
+    Reliability,
     SendDone,
     StreamAcknowledged,
     StreamEnded,
@@ -30,6 +32,8 @@ from brokerless.model import (
 )
 from brokerless.protocol import session as module
 from brokerless.protocol import wire
+from brokerless.protocol.datagram import Kind
+from brokerless.protocol.datagram_stream import DatagramStream
 from brokerless.protocol.flight import IN_FLIGHT_BYTES_MIN
 from brokerless.protocol.session import (
     HELD_BYTES_MAX,
@@ -1290,3 +1294,95 @@ def test_windows_that_have_grown_leave_room_for_the_largest_message() -> None:
     network.run_until(lambda: streams[0].room >= MIB)
     streams[0].send(bytes(MIB))
     network.run_until(lambda: any(len(got) == 41 for got in far.received.values()), limit_s=5.0)
+
+
+# Datagrams
+
+
+def test_info_tells_a_fresh_key_each_time_and_where_to_send() -> None:
+    talk = Talk(Limits(datagram_message_bytes_max=5000), has_datagrams=True)
+    near = talk.near.session
+    near.datagrams.plane.pull_places = "127.0.0.1:9"
+    infos = [near.info("", b"") for _ in range(3)]
+    assert len({info.datagram_index for info in infos} - {0}) == 3
+    assert len({info.datagram_key for info in infos}) == 3
+    assert all(len(info.datagram_key) == 32 for info in infos)
+    assert infos[0].datagram_message_bytes_max == 5000
+    assert (infos[0].udp_places, infos[0].pull_places) == (str(talk.ports[0].place), "127.0.0.1:9")
+    without = Talk().near.session.info("", b"")
+    assert (without.datagram_index, without.datagram_key) == (0, b"")
+
+
+def test_a_probe_is_answered_on_the_link_where_there_is_one() -> None:
+    talk = Talk(has_datagrams=True)
+    talk.ports[1].takes_udp = False
+    talk.wait(1.0)
+    assert talk.near.session.datagrams.path is DatagramPath.UDP
+    assert talk.near.session.datagrams.round_trip_s is None
+    assert talk.far.session.datagrams.path is DatagramPath.NONE
+    apart = Talk(has_datagrams=True, links=0)
+    apart.wait(1.0)
+    assert apart.near.session.datagrams.path is DatagramPath.UDP
+    assert apart.near.session.datagrams.round_trip_s == 0.0
+
+
+def test_datagrams_need_no_link_and_streams_of_them_end_with_the_session() -> None:
+    talk = Talk(has_datagrams=True)
+    ours, theirs = talk.opened("game", Reliability.SEQUENCED)
+    talk.cut(1)
+    ours.send(b"x")
+    talk.carry()
+    assert isinstance(theirs, DatagramStream)
+    assert theirs.unread.take() == b"x"
+    ours.send(bytes(5000))
+    talk.ports[0].udp.pop()
+    talk.carry()
+    assert talk.far.session.datagrams._reassembly.byte_count > 0
+    talk.far.session.end(LOST)
+    assert talk.far.session.datagrams._reassembly.byte_count == 0
+    assert talk.far.session.datagrams.plane.readers == {}
+
+
+def test_an_unreliable_stream_takes_no_credit_and_offers_none() -> None:
+    talk = Talk(has_datagrams=True)
+    talk.near.open(reliability=Reliability.UNRELIABLE)
+    (offer,) = frames(talk.write(talk.near, 1))
+    assert offer == wire.Open(2, 1, "", b"", 0)
+    assert talk.near.budget.reserved == 0
+
+
+def test_after_a_stall_that_nobody_has_told_of_datagrams_are_stale_until_the_peer_answers() -> None:
+    talk = Talk(has_datagrams=True)
+    talk.wait(1.0)
+    talk.now += 0.6 * T
+    for port in talk.ports:
+        port.time = talk.now
+    talk.near.session.datagrams.send(Kind.UNRELIABLE, 0, 0, b"from before")
+    talk.carry()
+    assert talk.far.session.dropped[DropCause.STALE] > 0
+    assert talk.far.session.next_deadline() <= talk.now
+    talk.expire()
+    talk.pump()
+    assert not talk.far.session.liveness.is_confirming
+    talk.now += 0.01
+    talk.ports[0].time = talk.now
+    talk.near.session.datagrams.send(Kind.UNRELIABLE, 0, 0, b"from now")
+    talk.carry()
+    unread = talk.far.session.datagrams.plane.unread
+    assert [message.data for message in iter(unread.take, None)] == [b"from now"]
+
+
+def test_stats_tell_of_datagrams() -> None:
+    talk = Talk(has_datagrams=True)
+    talk.wait(1.0)
+    for _ in range(10):
+        talk.near.session.datagrams.send(Kind.UNRELIABLE, 0, 0, b"x")
+    talk.ports[0].udp.pop()
+    talk.carry()
+    talk.wait(2.0)
+    near, far = talk.near.session.stats(), talk.far.session.stats()
+    assert near.datagrams_sent == far.datagrams_received + 1
+    assert far.loss == near.loss_there == pytest.approx(1 / near.datagrams_sent, abs=0.03)
+    assert near.datagram_rtt_s == pytest.approx(0.0)
+    assert far.datagram_jitter_s is not None
+    assert near.loss == 0.0
