@@ -54,6 +54,7 @@ class Pump:
         self._timer_at: float | None = None
         self._scheduled = False
         self._receiving = False  # a batch from the sockets is coming in; its end wakes us
+        self._packets_came = False  # and there was more in it than datagrams
         self._held: dict[int, bytes] = {}  # what a busy link would not take
 
     def start(self, loop: asyncio.AbstractEventLoop, transport: Transport) -> None:
@@ -151,7 +152,7 @@ class Pump:
 
     def link_message(self, link: int, packet: bytes) -> None:
         """A ZeroMQ message came."""
-        self._receiving = True
+        self._receiving = self._packets_came = True
         try:
             self._core.link_message(link, packet, self.now())
         except Exception:  # a defect of ours must cost this link, not the node
@@ -175,15 +176,18 @@ class Pump:
         """A batch of the above is over: tell of it now, and send on the next turn of the loop.
 
         By then whoever was woken has run and answered, and the answer takes the acknowledgement along: for an
-        echo that is one packet instead of two.
+        echo that is one packet instead of two. Datagrams alone seldom leave anything to be done, and a turn
+        would keep their answers.
         """
         self._receiving = False
+        packets_came, self._packets_came = self._packets_came, False
         if self._transport is None:
             return
         events = self._core.take_events()
         if events:
             self._tell(events)
-        self.wake()
+        if packets_came or self._core.has_work:
+            self.wake()
 
     def datagram(self, place: UdpPlace, data: bytes) -> None:
         """A UDP packet came, from anybody."""

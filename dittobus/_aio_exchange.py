@@ -102,16 +102,12 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         self,
         data: bytes,
         to: Address,
-        reliability: Reliability,
         channel: int,
         timeout: float | None,  # noqa: ASYNC109
     ) -> None:
-        """Send a single message, and wait for its acknowledgement, or until it is transmitted."""
-        if reliability is not Reliability.RELIABLE:
-            await self.transmit(self.node.transmit, data, to, reliability, channel)
-            return
+        """Send a single reliable message, and wait for its acknowledgement."""
         done: asyncio.Future[None] = self._loop.create_future()
-        self._begin_send(done, data, to, reliability, channel, timeout)
+        self._begin_send(done, data, to, Reliability.RELIABLE, channel, timeout)
         await done  # when cancelled, it is kept until the node has told the end, which it does in any case
 
     def _begin_send(self, done: asyncio.Future[None], *arguments: Any) -> None:

@@ -109,17 +109,15 @@ class MessageInbox(Inbox["Message"]):
         """Take what came first."""
         if self._unread is None:
             return super()._take()
-        return older(self.items, self._unread)
+        return older(self.items, self._unread) if self.items else self._unread.take()
 
     @property
     def _has_more(self) -> bool:
         return bool(self.items or self._unread)
 
 
-def older(reliable: deque[Message], unread: Unread[Message]) -> Message | None:
-    """Take the message that came first of those in two queues; None if there is none in either."""
-    if not reliable:
-        return unread.take()
+def older(reliable: deque[Message], unread: Unread[Message]) -> Message:
+    """Take the message that came first of those in two queues, the former of which is not empty."""
     oldest = unread.oldest
     if oldest is None or reliable[0].received_at <= oldest.received_at:
         return reliable.popleft()

@@ -254,13 +254,14 @@ class Bus:
         ``UnknownPeer``, ``MessageTooLarge``, ``UsageError``, ``BusClosed``.
         """
         exchange = self._running()
-        await exchange.send(
-            checked_message(data, self._limits, checked_reliability(reliability)),
-            checked_peer(to),
-            reliability,
-            checked_channel(channel),
-            checked_timeout(timeout),
-        )
+        message = checked_message(data, self._limits, checked_reliability(reliability))
+        address = checked_peer(to)
+        checked_channel(channel)
+        checked_timeout(timeout)
+        if reliability is Reliability.RELIABLE:
+            await exchange.send(message, address, channel, timeout)
+        else:
+            await exchange.transmit(exchange.node.transmit, message, address, reliability, channel)
 
     def messages(self) -> AsyncIterator[Message]:
         """Iterate over single messages as they come. Iterators compete: each message goes to one."""

@@ -97,6 +97,10 @@ class Core:
     def has_output(self) -> bool:
         return bool(self.sendable)
 
+    @property
+    def has_work(self) -> bool:
+        return bool(self.sendable or self.actions)
+
     def next_deadline(self) -> float | None:
         return self.deadline
 
@@ -104,6 +108,9 @@ class Core:
         self.calls.append(("expire", now))
         self.deadline = None
         self.on_expire()
+
+    def udp_received(self, place: Any, datagram: bytes, now: float) -> None:
+        self.events.append(datagram)
 
     def take_sendable(self) -> list[int]:
         taken, self.sendable = self.sendable, []
@@ -252,6 +259,20 @@ def test_the_answer_to_a_batch_is_sent(stage: Stage) -> None:
     stage.pump.turn_done()
     stage.loop.run_turn()
     assert stage.transport.sent == [(1, b"answer")]
+
+
+def test_datagrams_are_told_of_at_once_and_need_no_turn(stage: Stage) -> None:
+    stage.run()
+    for datagram in (b"x", b"y"):
+        stage.pump.datagram("place", datagram)  # type: ignore[arg-type]
+    stage.pump.turn_done()
+    assert stage.batches == [[b"x", b"y"]]
+    assert not stage.loop.soon
+    stage.pump.datagram("place", b"z")  # type: ignore[arg-type]
+    stage.core.queue(1, b"it came")
+    stage.pump.turn_done()
+    stage.loop.run_turn()
+    assert stage.transport.sent == [(1, b"it came")]
 
 
 def test_a_packet_that_our_own_defect_chokes_on_costs_its_link_only(stage: Stage) -> None:

@@ -145,6 +145,11 @@ class NodeCore:
         """True when a link has something to say."""
         return bool(self._sendable)
 
+    @property
+    def has_work(self) -> bool:
+        """True when there is anything for the shell to do but to tell of events."""
+        return bool(self._sendable or self._actions or self._touched)
+
     def next_deadline(self) -> float | None:
         """Return when ``expire`` wants to be called, or None."""
         while self._touched:

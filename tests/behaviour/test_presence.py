@@ -39,7 +39,7 @@ def test_a_peer_is_a_snapshot(pair: Pair) -> None:
     near, far = pair
     peer = near.peer(far.address)
     assert peer is not None
-    assert near.peers == (peer,)
+    assert [other.address for other in near.peers] == [far.address]  # what is measured of it may change
     assert (peer.address, peer.name, peer.metadata) == (far.address, "far", b"")
     assert peer.state is PeerState.ALIVE
     assert near.peer(STRANGER) is None
