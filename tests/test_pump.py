@@ -141,6 +141,19 @@ class Core:
     def link_closed(self, link: int, reason: str, now: float) -> None:
         self.calls.append(("closed", link, reason, now))
 
+    def udp_received(self, place: object, data: bytes, now: float) -> None:
+        self.calls.append(("udp", place, data, now))
+        if self.fault is not None:
+            raise self.fault
+
+    def push_received(self, data: bytes, now: float) -> None:
+        self.calls.append(("push", data, now))
+        if self.fault is not None:
+            raise self.fault
+
+    def permits_push(self, remote: object) -> bool:
+        return remote == "friend"
+
 
 class Stage:
     """A pump with everything around it."""
@@ -447,3 +460,35 @@ def test_an_event_handler_that_stops_the_pump_gets_no_further_batch(stage: Stage
     stage.run()
     assert stage.batches == [["event"]]
     assert stage.loop.armed == []
+
+
+# Datagrams
+
+
+def test_datagrams_go_to_the_core_and_are_told_of_when_their_batch_is_over(stage: Stage) -> None:
+    place, remote = ("192.0.2.1", 5), "friend"
+    stage.pump.datagram(place, b"by udp")  # type: ignore[arg-type]
+    stage.pump.push_received(remote, b"by push")  # type: ignore[arg-type]
+    stage.core.events.append("message")
+    stage.pump.wake()
+    assert (len(stage.loop.soon), stage.batches) == (0, [])
+    stage.pump.turn_done()
+    assert stage.batches == [["message"]]
+    assert stage.core.calls == [("udp", place, b"by udp", stage.now), ("push", b"by push", stage.now)]
+
+
+def test_a_defect_in_taking_a_datagram_costs_that_datagram(stage: Stage) -> None:
+    stage.core.fault = ZeroDivisionError()
+    with Log() as log:
+        stage.pump.datagram(("192.0.2.1", 5), b"1")  # type: ignore[arg-type]
+        stage.pump.push_received("friend", b"2")  # type: ignore[arg-type]
+        stage.pump.turn_done()
+    assert log.lines == ["a datagram could not be taken in"] * 2
+    stage.core.fault = None
+    stage.pump.datagram(("192.0.2.1", 5), b"3")  # type: ignore[arg-type]
+    assert stage.core.calls[-1][2] == b"3"
+
+
+def test_the_core_says_who_may_push(stage: Stage) -> None:
+    assert stage.pump.permits_push("friend")  # type: ignore[arg-type]
+    assert not stage.pump.permits_push("stranger")  # type: ignore[arg-type]

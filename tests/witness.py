@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from brokerless import (
@@ -23,6 +23,7 @@ from brokerless import (
     StreamMessages,
     StreamOffered,
     StreamOpened,
+    UnreliableWaiting,
     generate_secret,
 )
 
@@ -57,6 +58,7 @@ class Witness:
         self.node.on_closed = self.closed_itself.set
         self.received: dict[Stream, list[bytes]] = {}
         self.messages: list[Message] = []
+        self.unreliable: list[Message] = []
 
     @property
     def address(self) -> Address:
@@ -75,6 +77,12 @@ class Witness:
                 self.messages.append(event.message)
                 if self.consumes:
                     self.node.consume(event.message)
+            elif isinstance(event, UnreliableWaiting) and self.consumes:
+                while (item := event.unread.take()) is not None:
+                    if event.stream is None:
+                        self.unreliable.append(item)
+                    else:
+                        self.received.setdefault(event.stream, []).append(item)
         self.told.set()
 
     def of(self, kind: type[T]) -> list[T]:
@@ -112,14 +120,21 @@ class Witness:
         return (await self.event(SendDone, lambda event: event.send_id == send_id)).error
 
     def open(
-        self, to: Witness, name: str = "", metadata: bytes = b"", timeout: float | None = 10.0
+        self,
+        to: Witness,
+        name: str = "",
+        metadata: bytes = b"",
+        timeout: float | None = 10.0,
+        reliability: Reliability = Reliability.RELIABLE,
     ) -> Stream:
-        """Offer a reliable stream."""
-        return self.node.open_stream(to.address, Reliability.RELIABLE, name, metadata, timeout)
+        """Offer a stream."""
+        return self.node.open_stream(to.address, reliability, name, metadata, timeout)
 
-    async def opened(self, to: Witness, name: str = "") -> Stream:
-        """Open a reliable stream that the other accepts."""
-        stream = self.open(to, name)
+    async def opened(
+        self, to: Witness, name: str = "", reliability: Reliability = Reliability.RELIABLE
+    ) -> Stream:
+        """Open a stream that the other accepts."""
+        stream = self.open(to, name, reliability=reliability)
         await self.event(StreamOpened, lambda event: event.stream is stream)
         return stream
 
@@ -214,11 +229,24 @@ def files(directory: Path) -> list[Path]:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port that is ours to listen on: bound, so that nobody else gets it, and not listening."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind((LOOPBACK[0], 0))
-        yield holder.getsockname()[1]
+    """A port that is ours to listen on, and the next: bound, so that nobody gets them, and not listening."""
+    with ExitStack() as holders:
+        port = 0
+        while not port:
+            port = _hold(holders, 0) or 0
+            port = port if _hold(holders, port + 1) else 0
+        yield port
+
+
+def _hold(holders: ExitStack, port: int) -> int | None:
+    holder = holders.enter_context(socket.socket())
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        holder.bind((LOOPBACK[0], port))
+    except (OSError, OverflowError):  # somebody has it, or there is none
+        return None
+    bound: int = holder.getsockname()[1]
+    return bound
 
 
 class Log(logging.Handler):

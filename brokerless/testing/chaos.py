@@ -43,13 +43,14 @@ class Chaos(Proxy):
             chaos.freeze()
 
     The proxy holds little, so a target that does not read, or a freeze, is felt by the sender as TCP's
-    backpressure. Where the target refuses a connection, its client is reset.
+    backpressure. Where the target refuses a connection, its client is reset. ``port`` is that of the proxy;
+    0: any.
     """
 
     _kind = socket.SOCK_STREAM
 
-    def __init__(self, target_host: str, target_port: int) -> None:
-        super().__init__(target_host, target_port)
+    def __init__(self, target_host: str, target_port: int, *, port: int = 0) -> None:
+        super().__init__(target_host, target_port, port=port)
         self.bytes_up = 0
         """Bytes handed to the target so far."""
         self.bytes_down = 0
