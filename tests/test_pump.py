@@ -109,9 +109,6 @@ class Core:
         self.deadline = None
         self.on_expire()
 
-    def udp_received(self, place: Any, datagram: bytes, now: float) -> None:
-        self.events.append(datagram)
-
     def take_sendable(self) -> list[int]:
         taken, self.sendable = self.sendable, []
         return taken
@@ -145,11 +142,13 @@ class Core:
         self.calls.append(("udp", place, data, now))
         if self.fault is not None:
             raise self.fault
+        self.events.append(data)
 
     def push_received(self, data: bytes, now: float) -> None:
         self.calls.append(("push", data, now))
         if self.fault is not None:
             raise self.fault
+        self.events.append(data)
 
     def permits_push(self, remote: object) -> bool:
         return remote == "friend"
@@ -469,11 +468,10 @@ def test_datagrams_go_to_the_core_and_are_told_of_when_their_batch_is_over(stage
     place, remote = ("192.0.2.1", 5), "friend"
     stage.pump.datagram(place, b"by udp")  # type: ignore[arg-type]
     stage.pump.push_received(remote, b"by push")  # type: ignore[arg-type]
-    stage.core.events.append("message")
     stage.pump.wake()
     assert (len(stage.loop.soon), stage.batches) == (0, [])
     stage.pump.turn_done()
-    assert stage.batches == [["message"]]
+    assert stage.batches == [[b"by udp", b"by push"]]
     assert stage.core.calls == [("udp", place, b"by udp", stage.now), ("push", b"by push", stage.now)]
 
 

@@ -744,8 +744,15 @@ def test_an_unreliable_message_is_transmitted_at_once_and_said_to_be(reliability
 def test_what_comes_by_either_way_is_taken_and_told() -> None:
     both = Datagrams()
     both.carry()
+    both.node.turn()
+    both.node.core.next_deadline()
+    for link in both.node.core.take_sendable():
+        while both.node.core.next_message(link, both.node.now) is not None:
+            pass
+    both.node.core.next_deadline()
     both.peer.send(b"by udp")
-    both.carry()
+    both.node.core.udp_received(both.peer.port.place, both.peer.port.taken()[-1], both.node.now)
+    assert not both.node.core.has_work  # but to tell of the message
     both.peer.send(b"by push")
     both.node.core.push_received(both.peer.port.taken()[-1][3:], both.node.now)
     (waiting,) = both.node.of_type(UnreliableWaiting)
