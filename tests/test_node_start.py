@@ -19,7 +19,6 @@ from brokerless import (
     Reliability,
     StartError,
     UnknownPeer,
-    UsageError,
     ZeroconfDiscovery,
 )
 from tests.witness import LOOPBACK, Log, Mesh, Stubborn, Witness, commands, files
@@ -167,7 +166,13 @@ async def test_what_a_running_node_is_told_is_checked_too(tmp_path: Path) -> Non
         ({"data": bytes(1025)}, MessageTooLarge, "1025 bytes, at most 1024"),
         ({"channel": -1}, ConfigError, "channel: expected 0 to 4294967295, got -1"),
         ({"channel": 2**32}, ConfigError, "channel: expected 0 to 4294967295"),
-        ({"reliability": Reliability.UNRELIABLE}, UsageError, "unreliable delivery is not available"),
+        (
+            {"reliability": Reliability.UNRELIABLE, "data": bytes(64 * 1024 + 1)},
+            MessageTooLarge,
+            "an unreliable message of 65537 bytes, at most 65536",
+        ),
+        ({"reliability": Reliability.SEQUENCED, "data": "text"}, TypeError, "bytes, not str"),
+        ({"reliability": Reliability.SEQUENCED, "channel": 2**32}, ConfigError, "channel: expected 0 to"),
     ],
 )
 async def test_a_bad_send_is_refused_at_the_call(

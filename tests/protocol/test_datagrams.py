@@ -440,6 +440,19 @@ def test_a_late_first_datagram_of_an_old_key_costs_the_new_one_nothing() -> None
     assert len(ends.far.data()) == 17
 
 
+def test_a_late_datagram_of_an_old_key_moves_nobody() -> None:
+    ends = DatagramEnds().proven()
+    ends.near.send(b"old")
+    (late,) = ends.near.port.taken()
+    ends.introduce(ends.far)
+    ends.near.send(b"new")
+    ends.carry()
+    ends.far.take(late, ELSEWHERE)
+    ends.far.send(b"x")
+    ends.far.datagrams.expire(ends.now)
+    assert ELSEWHERE not in {place for place, _ in ends.far.port.udp}
+
+
 def test_of_many_keys_under_way_the_one_in_use_is_kept() -> None:
     ends = DatagramEnds().proven()
     for _ in range(3 * KEYS_MAX):
