@@ -113,7 +113,8 @@ class MessageInbox(Inbox["Message"]):
 
     @property
     def _has_more(self) -> bool:
-        return bool(self.items or self._unread)
+        # Only a look into an empty queue makes it tell of the next message: so the next who waits has to look.
+        return bool(self.items) or self._unread is not None
 
 
 def older(reliable: deque[Message], unread: Unread[Message]) -> Message:

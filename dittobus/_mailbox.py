@@ -200,8 +200,8 @@ class Mailbox(Generic[T]):
         if self._items and self._is_first_here():
             return None
         item = self._unread.take()
-        if self._unread:
-            self._wake(1)  # nobody else does, as the taking side is not asleep
+        if item is not None:
+            self._wake(1)  # only a look into an empty queue makes it tell of the next item
         return item
 
     def _is_first_here(self) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
-    from brokerless import Address, Message, NodeStats, Peer, StreamStats, Ticket
+    from brokerless import Address, Message, NodeStats, Peer, PeerStats, StreamStats, Ticket
 
 T = TypeVar("T")
 
@@ -116,6 +116,9 @@ class Bus(AnyBus):
 
     def stats(self) -> NodeStats:
         return get(self._loop.do(self.bus.stats))
+
+    def peer_stats(self, address: Any) -> PeerStats:
+        return get(self._loop.do(lambda: self.bus.peer_stats(address)))
 
     def announce(self, *, name: str | None = None, metadata: Any = None) -> Future[None]:
         def announce() -> None:

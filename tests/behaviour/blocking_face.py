@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from brokerless import Address, Message, NodeStats, Peer, StreamStats, Ticket
+    from brokerless import Address, Message, NodeStats, Peer, PeerStats, StreamStats, Ticket
 
 
 class Stream(AnyStream):
@@ -98,6 +98,9 @@ class Bus(AnyBus):
 
     def stats(self) -> NodeStats:
         return self.bus.stats()
+
+    def peer_stats(self, address: Any) -> PeerStats:
+        return self.bus.peer_stats(address)
 
     def announce(self, *, name: str | None = None, metadata: Any = None) -> Future[None]:
         def announce() -> None:

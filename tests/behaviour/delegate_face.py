@@ -27,7 +27,7 @@ from tests.behaviour.face import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from brokerless import Address, BusError, Message, NodeStats, Peer, StreamStats, Ticket
+    from brokerless import Address, BusError, Message, NodeStats, Peer, PeerStats, StreamStats, Ticket
     from dittobus import DittoBusStream, DittoBusStreamOffer
     from dittobus.peers import Peers
 
@@ -227,6 +227,9 @@ class Bus(AnyBus, DittoBusDelegate):
 
     def stats(self) -> NodeStats:
         return self.bus.stats()
+
+    def peer_stats(self, address: Any) -> PeerStats:
+        return self.bus.peer_stats(address)
 
     def announce(self, *, name: str | None = None, metadata: Any = None) -> Future[None]:
         def announce() -> None:

@@ -18,7 +18,17 @@ from brokerless import PeerChanged, PeerJoined, PeerLeft, Reliability
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from brokerless import Address, LossReason, Message, NodeStats, Peer, PeerState, StreamStats, Ticket
+    from brokerless import (
+        Address,
+        LossReason,
+        Message,
+        NodeStats,
+        Peer,
+        PeerState,
+        PeerStats,
+        StreamStats,
+        Ticket,
+    )
 
 WAIT_S = 10.0
 """How long something may take that must happen."""
@@ -231,6 +241,9 @@ class AnyBus(ABC):
 
     @abstractmethod
     def stats(self) -> NodeStats: ...
+
+    @abstractmethod
+    def peer_stats(self, address: Any) -> PeerStats: ...
 
     @abstractmethod
     def announce(self, *, name: str | None = None, metadata: Any = None) -> Outcome[None]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from brokerless import BusClosed, DropCause, Limits, StreamStats
+from brokerless import BusClosed, DropCause, Limits, Reliability, StreamStats, UnknownPeer
 from tests.behaviour.conftest import connect, introduce
 from tests.behaviour.face import AnyBus, AnyStream, feed, get, until
 
@@ -83,6 +83,38 @@ def test_the_bus_counts_peers_and_links(make_bus: MakeBus) -> None:
     presence.wait_until(lambda presence: presence.lost)
     assert hub.stats().peers == 1
     assert (hub.stats().handshakes_refused, hub.stats().rejected_records) == (0, 0)
+
+
+def test_a_conversation_is_counted(make_bus: MakeBus) -> None:
+    hub, one, two = (make_bus(name) for name in ("hub", "one", "two"))
+    introduce(hub, one)
+    introduce(hub, two)
+    ours, theirs = connect(hub, one)
+    feed(ours, [bytes(1000)] * 10)
+    for _ in range(10):
+        get(theirs.receive())
+    until(lambda: hub.peer_stats(one.address).unacknowledged_bytes == 0)
+    stats = hub.peer_stats(one.address)
+    assert stats.bytes_sent > 10_000 > stats.bytes_received > 0
+    assert (stats.links, stats.links_lost, stats.streams_open) == (1, 0, 1)
+    assert stats.rtt_s is not None
+    peer = hub.peer(two.address)
+    assert peer is not None
+    assert hub.peer_stats(peer).bytes_sent < 10_000
+    with pytest.raises(UnknownPeer):
+        hub.peer_stats(hub.address)
+    with pytest.raises(TypeError, match="address"):
+        hub.peer_stats("one")
+
+
+def test_datagrams_are_counted_at_both_ends(pair: Pair) -> None:
+    near, far = pair
+    for _ in range(20):
+        get(near.send(bytes(3_000), far.address, Reliability.UNRELIABLE))
+    until(lambda: far.peer_stats(near.address).datagrams_received >= 40)
+    assert near.peer_stats(far.address).datagrams_sent >= 60
+    until(lambda: near.peer_stats(far.address).datagram_rtt_s is not None)
+    until(lambda: far.peer_stats(near.address).datagram_jitter_s is not None)
 
 
 def test_what_came_twice_is_counted_and_delivered_once(proxies: Proxies, make_bus: MakeBus) -> None:

@@ -4,9 +4,19 @@ import asyncio
 
 import pytest
 
-from brokerless import Address, LossReason, Peer, PeerChanged, PeerJoined, PeerLeft
+from brokerless import (
+    Address,
+    LossReason,
+    Message,
+    Peer,
+    PeerChanged,
+    PeerJoined,
+    PeerLeft,
+    Reliability,
+    Unread,
+)
 from dittobus import _inbox
-from dittobus._inbox import Inbox, Iteration, PeerChanges
+from dittobus._inbox import Inbox, Iteration, MessageInbox, PeerChanges
 from tests.dittobus.recording import WAIT_S
 
 
@@ -108,3 +118,71 @@ async def test_changes_that_nobody_takes_are_compacted(monkeypatch: pytest.Monke
         PeerJoined(peer(1, "changed 99")),
         PeerChanged(peer(2, "changed 99")),
     ]
+
+
+def message(data: bytes, received_at: float, reliability: Reliability) -> Message:
+    return Message(Address(bytes(32)), data, reliability, 0, received_at)
+
+
+@pytest.mark.asyncio
+async def test_single_messages_come_in_the_order_of_arrival() -> None:
+    inbox, unread = MessageInbox(), Unread[Message](100)
+    for number in (2, 3, 6):
+        inbox.put(message(b"%d" % number, float(number), Reliability.RELIABLE))
+    for number in (1, 4, 5):
+        unread.put(message(b"%d" % number, float(number), Reliability.UNRELIABLE), 1)
+    inbox.look_into(unread)
+    assert [int((await inbox.get()).data) for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.asyncio
+async def test_what_is_not_asked_for_stays_where_the_oldest_gives_way() -> None:
+    inbox, unread = MessageInbox(), Unread[Message](5)
+    for number in range(9):
+        if unread.put(message(b"%d" % number, float(number), Reliability.UNRELIABLE), 1):
+            inbox.look_into(unread)
+    assert (len(unread), unread.dropped) == (5, 4)
+    getters = [asyncio.create_task(inbox.get()) for _ in range(6)]
+    await spin()
+    assert [int(getter.result().data) for getter in getters[:5]] == [4, 5, 6, 7, 8]
+    assert unread.put(message(b"9", 9.0, Reliability.UNRELIABLE), 1)  # somebody waits for it
+    inbox.look_into(unread)
+    assert (await getters[5]).data == b"9"
+
+
+@pytest.mark.asyncio
+async def test_of_several_who_wait_each_gets_one() -> None:
+    inbox, unread = MessageInbox(), Unread[Message](100)
+    getters = [asyncio.create_task(inbox.get()) for _ in range(3)]
+    await spin()
+    told = [unread.put(message(b"%d" % n, float(n), Reliability.UNRELIABLE), 1) for n in range(3)]
+    assert told == [True, False, False]
+    inbox.look_into(unread)  # wakes one, who wakes the next
+    async with asyncio.timeout(WAIT_S):
+        assert [(await getter).data for getter in getters] == [b"0", b"1", b"2"]
+
+
+@pytest.mark.asyncio
+async def test_who_still_waits_is_told_of_what_comes_after_another_took_the_last() -> None:
+    inbox, unread = MessageInbox(), Unread[Message](100)
+    getters = [asyncio.create_task(inbox.get()) for _ in range(2)]
+    await spin()
+    for number in range(2):
+        assert unread.put(message(b"%d" % number, float(number), Reliability.UNRELIABLE), 1)
+        inbox.look_into(unread)
+        await spin()
+        assert getters[number].result().data == b"%d" % number
+
+
+@pytest.mark.asyncio
+async def test_a_closed_inbox_holds_no_unread_messages() -> None:
+    inbox, late = MessageInbox(), Unread[Message](100)
+    unread = Unread[Message](100)
+    for each in (unread, late):
+        each.put(message(b"x", 1.0, Reliability.UNRELIABLE), 1)
+    inbox.look_into(unread)
+    inbox.close()
+    inbox.look_into(late)
+    assert (len(unread), len(late)) == (0, 0)
+    with pytest.raises(StopAsyncIteration):
+        await inbox.get()

@@ -2,16 +2,28 @@ from __future__ import annotations
 
 import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from brokerless import Address, ConfigError, LossReason, Peer, PeerChanged, PeerJoined, PeerLeft, WaitTimeout
+from brokerless import (
+    Address,
+    ConfigError,
+    LossReason,
+    Message,
+    Peer,
+    PeerChanged,
+    PeerJoined,
+    PeerLeft,
+    Reliability,
+    Unread,
+    WaitTimeout,
+)
 from dittobus import _mailbox, _waiting
 from dittobus._inbox import CHANGES_MAX
 from dittobus._io_thread import IoThread
-from dittobus._mailbox import Mailbox, Over, PeerMailbox
+from dittobus._mailbox import Mailbox, MessageMailbox, Over, PeerMailbox
 from tests.dittobus.interrupts import everywhere
 from tests.dittobus.recording import WAIT_S
 
@@ -274,3 +286,81 @@ def test_changes_that_nobody_takes_are_bounded(io: IoThread) -> None:
     assert len(mailbox._items) <= CHANGES_MAX + 1
     *_, last = (mailbox.take(0) for _ in range(len(mailbox._items)))
     assert last == PeerLeft(peer(1), LossReason.LEFT)
+
+
+# What may be lost
+
+
+def single(number: int, reliability: Reliability) -> Message:
+    return Message(Address(bytes(32)), b"%d" % number, reliability, 0, float(number))
+
+
+def test_single_messages_are_taken_in_the_order_of_arrival(io: IoThread) -> None:
+    reports: list[int] = []
+    mailbox, unread = MessageMailbox(io, "message", reports.append), Unread[Message](100)
+    mailbox.put([single(number, Reliability.RELIABLE) for number in (2, 3, 6)])
+    for number in (1, 4, 5):
+        unread.put(single(number, Reliability.UNRELIABLE), 1)
+    mailbox.look_into(unread)
+    assert [int(mailbox.take(0).data) for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+    io.call(lambda: None)
+    assert sum(reports) == 3  # only what is reliable is consumed
+    with pytest.raises(WaitTimeout):
+        mailbox.take(0)
+
+
+def test_of_several_who_wait_each_gets_one(io: IoThread, threads: ThreadPoolExecutor) -> None:
+    mailbox: Mailbox[int] = Mailbox(io, "number")
+    unread = Unread[int](100)
+    mailbox.look_into(unread)
+    takers = [threads.submit(mailbox.take, WAIT_S) for _ in range(3)]
+    wait_for_sleepers(io, mailbox, 3)
+    assert [unread.put(number, 1) for number in range(3)] == [True, False, False]
+    mailbox.look_into(unread)  # wakes one, who wakes the next
+    assert sorted(taker.result(WAIT_S) for taker in takers) == [0, 1, 2]
+
+
+def test_who_still_waits_is_told_of_what_comes_after_another_took_the_last(
+    io: IoThread, threads: ThreadPoolExecutor
+) -> None:
+    mailbox: Mailbox[int] = Mailbox(io, "number")
+    unread = Unread[int](100)
+    mailbox.look_into(unread)
+    takers = [threads.submit(mailbox.take, WAIT_S) for _ in range(2)]
+    wait_for_sleepers(io, mailbox, 2)
+    taken = set()
+    for number in range(2):
+        assert unread.put(number, 1)
+        mailbox.look_into(unread)
+        done, _ = wait(takers, WAIT_S, FIRST_COMPLETED)
+        taken.update(taker.result() for taker in done)
+        takers = [taker for taker in takers if taker not in done]
+        while takers and not unread._asleep:  # the other has looked, too
+            io.call(lambda: None)
+    assert taken == {0, 1}
+
+
+def test_who_was_woken_and_takes_nothing_wakes_another(io: IoThread, threads: ThreadPoolExecutor) -> None:
+    mailbox: Mailbox[int] = Mailbox(io, "number")
+    unread = Unread[int](100)
+    mailbox.look_into(unread)
+    taker = threads.submit(mailbox.take, WAIT_S)
+    wait_for_sleepers(io, mailbox, 1)
+    unread.put(1, 1)
+    mailbox._pass_on()
+    assert taker.result(WAIT_S) == 1
+
+
+def test_what_came_before_the_end_is_still_taken_but_nothing_after_a_drop(io: IoThread) -> None:
+    ended: Mailbox[int] = Mailbox(io, "number")
+    dropped: Mailbox[int] = Mailbox(io, "number")
+    for mailbox in (ended, dropped):
+        unread = Unread[int](100)
+        unread.put(1, 1)
+        mailbox.look_into(unread)
+    ended.end()
+    assert ended.take(None) == 1
+    dropped.drop()
+    for mailbox in (ended, dropped):
+        with pytest.raises(Over):
+            mailbox.take(None)
