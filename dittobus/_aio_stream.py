@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """A stream of messages to and from one peer, in the order sent, each exactly once.
+    """A stream of messages to and from one peer: if it is RELIABLE, in the order sent, each exactly once.
 
     >>> async with await bus.open_stream(peer) as stream:
     ...     await stream.send(b"hello")
@@ -124,8 +124,9 @@ class Stream:
     async def send(self, data: Buffer) -> int:
         """Send one message, waiting until it is accepted; return its sequence number, the first is 1.
 
-        Accepted means: in the send queue, which has room as the receiving application consumes. When
-        cancelled, nothing was sent. Raises ``MessageTooLarge``, ``StreamFinished``, or what ended the stream.
+        Accepted means: in the send queue, which has room as the receiving application consumes; on a stream
+        that may lose messages: handed to the network, or not (``NoPath``, ``SendQueueFull``). When cancelled,
+        nothing was sent. Raises ``MessageTooLarge``, ``StreamFinished``, or what ended the stream.
         """
         if type(data) is bytes and not self._senders:
             try:
@@ -155,7 +156,7 @@ class Stream:
         """Wait until the remote bus has all messages up to ``sequence``; None means all sent so far.
 
         It says that they are in its memory, not that its application has processed them. Raises what ended
-        the stream before.
+        the stream before; ``UsageError`` on a stream that may lose messages, which has no receipts.
         """
         wanted = self._port.last_sequence if sequence is None else sequence
         if self._core.acknowledged_sequence >= wanted:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """A stream of messages to and from one peer, in the order sent, each exactly once.
+    """A stream of messages to and from one peer: if it is RELIABLE, in the order sent, each exactly once.
 
     >>> with bus.open_stream(peer) as stream:
     ...     stream.send(b"hello")
@@ -149,7 +149,8 @@ class Stream:
         """Wait until the remote bus has all messages up to ``sequence``; None means all sent so far.
 
         It says that they are in its memory, not that its application has processed them. Raises
-        ``WaitTimeout``, or what ended the stream before.
+        ``WaitTimeout``, or what ended the stream before; ``UsageError`` on a stream that may lose messages,
+        which has no receipts.
         """
         checked_timeout(timeout)
         self._exchange.check_process()

@@ -53,13 +53,20 @@ class DittoBusStreamDelegate:
     def stream_did_enqueue(
         self, stream: DittoBusStream, message_sequence: int, error: BusError | None
     ) -> None:
-        """Enqueue the next message, if there is one: this one was accepted, or never will be (``error``)."""
+        """Enqueue the next message, if there is one: this one was accepted, or never will be (``error``).
+
+        On a stream that may lose messages: it was transmitted, or not. Several in a row with the same outcome
+        may be told as the last of them.
+        """
 
     def stream_did_receive_message(self, stream: DittoBusStream, message: bytes) -> None:
         """Take the next message; having returned from here counts as having consumed it."""
 
     def stream_did_acknowledge_receipt(self, stream: DittoBusStream, message_sequence: int) -> None:
-        """Know that all messages up to this number are in the memory of the remote bus."""
+        """Know that all messages up to this number are in the memory of the remote bus.
+
+        Not called for a stream that may lose messages.
+        """
 
     def stream_did_finish_receiving(self, stream: DittoBusStream) -> None:
         """Know that the other side sends no more; this side still may."""

@@ -67,7 +67,7 @@ class _Waiting:
 
 
 class DittoBusStream(Recipient):
-    """A stream of messages to and from one peer, in the order sent, each exactly once.
+    """A stream of messages to and from one peer: if it is RELIABLE, in the order sent, each exactly once.
 
     Comes from ``open_stream`` or ``bus_did_receive_incoming_stream``. Set ``delegate`` to hear from it; what
     arrives before waits, within the window. May be used from any thread, and as a context manager that closes
