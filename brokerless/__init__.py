@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from brokerless.address import Address, Ticket
+from brokerless.clock import now
 from brokerless.config import Limits, NodeConfig
 from brokerless.discovery import Beacon, Discovery, Hint
 from brokerless.errors import (
@@ -163,6 +164,7 @@ __all__ = [
     "WireError",
     "ZeroconfDiscovery",
     "generate_secret",
+    "now",
 ]
 
 _LATE = {

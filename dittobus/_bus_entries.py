@@ -6,8 +6,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from brokerless import Reliability
-from brokerless.clock import now
+from brokerless import Reliability, now
 from dittobus._strand import Entry
 from dittobus.peers import Peers
 

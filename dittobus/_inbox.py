@@ -113,7 +113,7 @@ class MessageInbox(Inbox["Message"]):
 
     @property
     def _has_more(self) -> bool:
-        # Only a look into an empty queue makes it tell of the next message: so the next who waits has to look.
+        # Only a look into an empty queue makes it tell of the next message: so the next who waits must look.
         return bool(self.items) or self._unread is not None
 
 
