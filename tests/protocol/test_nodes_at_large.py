@@ -7,8 +7,19 @@ import pytest
 from brokerless.config import Limits
 from tests.protocol.turmoil import SMALL, Turmoil
 
-EVERYTHING = ("cut", "cut_all", "freeze", "part", "part_one_way", "pause", "crash", "rename")
-LINKS_ONLY = ("cut", "cut_all", "rename")
+EVERYTHING = (
+    "cut",
+    "cut_all",
+    "freeze",
+    "part",
+    "part_one_way",
+    "pause",
+    "crash",
+    "rename",
+    "block_udp",
+    "move",
+)
+LINKS_ONLY = ("cut", "cut_all", "rename", "block_udp", "move")
 
 
 def turmoil(seed: int, faults: tuple[str, ...]) -> Turmoil:

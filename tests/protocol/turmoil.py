@@ -6,17 +6,19 @@ what it hears against what the others did, as it comes and at the end.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from brokerless.config import Limits
-from brokerless.errors import PeerError, PeerLost, SendQueueFull
+from brokerless.errors import NoPath, PeerError, PeerLost, SendQueueFull
 from brokerless.model import (
     Event,
     LossReason,
     MessageReceived,
     PeerJoined,
     PeerLeft,
+    Reliability,
     SendDone,
     StreamAcknowledged,
     StreamEnded,
@@ -24,6 +26,7 @@ from brokerless.model import (
     StreamMessages,
     StreamOffered,
     StreamOpened,
+    UnreliableWaiting,
 )
 from brokerless.protocol import wire
 from brokerless.protocol.actions import Superseded
@@ -97,6 +100,9 @@ class Application:
         self.sides: dict[str, Side] = {}
         self.singles: dict[int, Single] = {}
         self.heard: dict[str, int] = {}  # the last single message of each sending process
+        self.transmitted = 0
+        self.unreliable: set[bytes] = set()  # what came
+        self.newest: dict[str, int] = {}  # of sequenced messages, by sending process
         self.unconsumed: list[MessageReceived] = []
         self.losses: list[LossReason] = []
         self.lost_at: dict[Address, float] = {}
@@ -116,6 +122,13 @@ class Application:
         except (PeerError, SendQueueFull):
             return
         self.singles[send_id] = Single(data, self.turmoil.now)
+
+    def transmit(self, to: SimNode, size: int) -> None:
+        self.transmitted += 1
+        data = f"{self.name} {self.transmitted} ".encode().ljust(size, b".")
+        kind = self.turmoil.choice([Reliability.UNRELIABLE, Reliability.SEQUENCED])
+        with contextlib.suppress(PeerError, NoPath):
+            self.core.transmit(data, to.address, kind, 0, self.turmoil.now)
 
     def open(self, to: SimNode) -> None:
         self._count += 1
@@ -195,6 +208,15 @@ class Application:
         (sent_at,) = (single.sent_at for single in sender.singles.values() if single.data == data)
         assert sent_at > lost_at or self.turmoil.now - lost_at <= UNDER_WAY_S, "stale"
 
+    def _unreliable(self, event: UnreliableWaiting) -> None:
+        while (message := event.unread.take()) is not None:
+            assert message.data not in self.unreliable, "delivered twice"
+            self.unreliable.add(message.data)
+            name, _, number = message.data.decode().rstrip(".").rstrip().rpartition(" ")
+            if message.reliability is Reliability.SEQUENCED:
+                assert int(number) > self.newest.get(name, 0), "went backwards"
+                self.newest[name] = int(number)
+
     def _done(self, event: SendDone) -> None:
         self.singles[event.send_id].ends.append(event.error)
 
@@ -256,6 +278,7 @@ class Application:
         StreamAcknowledged: _acknowledged,
         StreamFinishedReceiving: _finished,
         StreamEnded: _ended,
+        UnreliableWaiting: _unreliable,
     }
 
 
@@ -274,7 +297,9 @@ class Turmoil:
         self.faults = faults
         self.delivered: dict[bytes, list[Application]] = {}
         self.applications: list[Application] = []  # of all processes that there ever were
-        self.nodes = [self.network.add(limits, asks_admission=asks) for _ in range(nodes)]
+        weather = self.network.datagrams.weather
+        weather.loss, weather.duplication, weather.reordering = self.choice([(0, 0, 0), (0.2, 0.1, 0.3)])
+        self.nodes = [self.network.add(limits, has_datagrams=True, asks_admission=asks) for _ in range(nodes)]
         self.running: dict[SimNode, Application] = {}
         for node in self.nodes:
             self._start(node)
@@ -333,9 +358,12 @@ class Turmoil:
         to = self.choice([other for other in self.nodes if other is not node])
         sides = [side for side in application.sides.values() if not side.ends]
         size = int(self.choice([20, 200, 3000, 30_000, 70_000]) * (0.2 + self.random.random()))
-        if what < 0.25:
+        if what < 0.2:
             for _ in range(self.random.randint(1, 10)):
                 application.send(to, min(size, 8_000))
+        elif what < 0.25:
+            for _ in range(self.random.randint(1, 10)):
+                application.transmit(to, min(size, 8_000))
         elif what < 0.32:
             application.open(to)
         elif sides and what < 0.75:
@@ -367,6 +395,18 @@ class Turmoil:
     def part_one_way(self) -> None:
         self.network.part(*self.random.sample(self.nodes, 2), one_way=True)
         self._later(self.network.heal)
+
+    def block_udp(self) -> None:
+        weather = self.network.datagrams.weather
+        weather.is_udp_blocked = True
+
+        def unblock() -> None:
+            weather.is_udp_blocked = False
+
+        self._later(unblock)
+
+    def move(self) -> None:
+        self.network.datagrams.move(self.choice(self.nodes))
 
     def pause(self) -> None:
         node = self.choice(self.nodes)
@@ -456,4 +496,6 @@ class Turmoil:
             assert not self.running[node].present
             assert node.core.stats().links == 0
             assert node.core._budget.reserved == 0
+            assert node.core._plane.readers == {}
+            assert not node.pushes
         assert not self.network.links
