@@ -228,23 +228,24 @@ class Stream:
             raise StopAsyncIteration from None
 
     async def _receive_later(self) -> bytes:
-        while (message := self._take()) is None:
-            if self._finished_by_peer or self._closing or self._ended.done():
-                raise self._end()
-            arrival: asyncio.Future[None] = self._loop.create_future()
-            self._receivers.append(arrival)
-            try:
+        arrival: asyncio.Future[None] | None = None
+        try:
+            while (message := self._take()) is None:
+                if self._finished_by_peer or self._closing or self._ended.done():
+                    raise self._end()
+                following: asyncio.Future[None] = self._loop.create_future()
+                if arrival is None:
+                    self._receivers.append(following)
+                else:  # somebody who did not wait was quicker: it keeps its place
+                    self._receivers[self._receivers.index(arrival)] = following
+                arrival = following
                 await arrival
-            except BaseException:
-                if arrival.done() and not arrival.cancelled():
-                    self._wake_receiver()  # it was meant for whoever can take it
-                raise
-            finally:
-                if arrival in self._receivers:
-                    self._receivers.remove(arrival)
-        if self._has_more:
-            self._wake_receiver()
-        return message
+            return message
+        finally:
+            if arrival is not None:
+                self._receivers.remove(arrival)
+            if self._has_more:
+                self._wake_receiver()
 
     def _take(self) -> bytes | None:
         if not self._batch and not self._load():
@@ -405,15 +406,14 @@ class Stream:
         self._send = _refuse_in_fork
 
     def _wake_receiver(self) -> None:
-        while self._receivers:
-            arrival = self._receivers.pop(0)
-            if not arrival.done():
-                arrival.set_result(None)
-                return
+        """Wake the first; who has taken something, or gives up, wakes the next."""
+        if self._receivers and not self._receivers[0].done():
+            self._receivers[0].set_result(None)
 
     def _wake_all_receivers(self) -> None:
-        while self._receivers:
-            self._wake_receiver()
+        for arrival in self._receivers:
+            if not arrival.done():
+                arrival.set_result(None)
 
 
 def _refuse_in_fork(data: bytes) -> int:

@@ -36,23 +36,24 @@ class Inbox(Generic[T]):
 
     async def get(self) -> T:
         """Return the oldest item. Raises ``StopAsyncIteration`` once closed."""
-        while (item := self._take()) is None:
-            if self._closed:
-                raise StopAsyncIteration
-            arrival = asyncio.get_running_loop().create_future()
-            self._getters.append(arrival)
-            try:
+        arrival: asyncio.Future[None] | None = None
+        try:
+            while (item := self._take()) is None:
+                if self._closed:
+                    raise StopAsyncIteration
+                following: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                if arrival is None:
+                    self._getters.append(following)
+                else:  # somebody who did not wait was quicker: it keeps its place
+                    self._getters[self._getters.index(arrival)] = following
+                arrival = following
                 await arrival
-            except BaseException:
-                if arrival.done() and not arrival.cancelled():
-                    self._wake()  # it was meant for whoever can take it
-                raise
-            finally:
-                if arrival in self._getters:
-                    self._getters.remove(arrival)
-        if self._has_more:
-            self._wake()
-        return item
+            return item
+        finally:
+            if arrival is not None:
+                self._getters.remove(arrival)
+            if self._has_more:
+                self._wake()
 
     def discard(self, item: T) -> None:
         """Take back an item that nobody has taken."""
@@ -63,8 +64,9 @@ class Inbox(Generic[T]):
         """End all iterations, and drop what waits."""
         self._closed = True
         self.items.clear()
-        while self._getters:
-            self._wake()
+        for arrival in self._getters:
+            if not arrival.done():
+                arrival.set_result(None)
 
     def _take(self) -> T | None:
         return self.items.popleft() if self.items else None
@@ -74,11 +76,9 @@ class Inbox(Generic[T]):
         return bool(self.items)
 
     def _wake(self) -> None:
-        while self._getters:
-            arrival = self._getters.popleft()
-            if not arrival.done():
-                arrival.set_result(None)
-                return
+        """Wake the first; who has taken something, or gives up, wakes the next."""
+        if self._getters and not self._getters[0].done():
+            self._getters[0].set_result(None)
 
 
 class MessageInbox(Inbox["Message"]):

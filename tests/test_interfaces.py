@@ -27,13 +27,17 @@ def test_a_named_place_stays_as_it_is(host) -> None:
     assert expand_wildcards(["ipc:///x", "tcp://127.0.0.1:5"]) == ("ipc:///x", "tcp://127.0.0.1:5")
 
 
-def test_each_family_is_expanded_by_its_own_addresses_without_loopback(host) -> None:
+def test_a_wildcard_is_expanded_by_the_addresses_of_its_families_without_loopback(host) -> None:
     host("127.0.0.1", "192.0.2.1", "198.51.100.7", ("::1", 0, 0), ("2001:db8::1", 0, 0))
-    assert expand_wildcards(["tcp://0.0.0.0:5", "tcp://[::]:5"]) == (
-        "tcp://192.0.2.1:5",
-        "tcp://198.51.100.7:5",
-        "tcp://[2001:db8::1]:5",
-    )
+    of_ipv4 = ("tcp://192.0.2.1:5", "tcp://198.51.100.7:5")
+    assert expand_wildcards(["tcp://0.0.0.0:5"]) == of_ipv4
+    assert expand_wildcards(["tcp://[::]:5"]) == (*of_ipv4, "tcp://[2001:db8::1]:5")
+    assert expand_wildcards(["tcp://0.0.0.0:5", "tcp://[::]:5"]) == (*of_ipv4, "tcp://[2001:db8::1]:5")
+
+
+def test_a_loopback_address_stands_in_for_no_family_while_the_other_has_one(host) -> None:
+    host("127.0.0.1", "192.0.2.1", ("::1", 0, 0))
+    assert expand_wildcards(["tcp://[::]:5"]) == ("tcp://192.0.2.1:5",)
 
 
 def test_a_link_local_address_is_of_no_use_to_others(host) -> None:

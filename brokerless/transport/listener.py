@@ -256,7 +256,9 @@ class Listener:
         if connection is None or connection.refused:
             return
         if link is not None and connection is not link.connection:
-            self._refuse(connection, "another connection holds its routing id")
+            # After a cut it is what the link had sent before, and the descriptor belongs to another by now.
+            if link.user_id:
+                self._refuse(connection, "another connection holds its routing id")
         elif link is None and (len(routing_id) != options.ROUTING_ID_BYTES or connection.link is not None):
             # Either a peer that does not keep the rules, or a last message of a connection whose descriptor
             # belongs to another one by now. Which, cannot be told; whoever is honest dials again.

@@ -170,6 +170,17 @@ async def test_receivers_compete(ends: Ends) -> None:
     assert [await task for task in tasks] == [b"0", b"1", b"2", b"3", b"4"]
 
 
+async def test_who_is_woken_in_vain_keeps_the_place(ends: Ends) -> None:
+    ours, theirs = ends
+    tasks = [asyncio.create_task(theirs.receive()) for _ in range(3)]
+    await spin()
+    theirs._wake_receiver()
+    await spin()
+    for number in range(3):
+        await ours.send(b"%d" % number)
+    assert [await task for task in tasks] == [b"0", b"1", b"2"]
+
+
 async def test_credit_comes_back_when_part_of_a_run_was_taken(ends: Ends) -> None:
     ours, theirs = ends
     for number in range(10):

@@ -62,6 +62,19 @@ async def test_a_cancelled_getter_takes_nothing_and_wakes_the_next() -> None:
 
 
 @pytest.mark.asyncio
+async def test_who_is_woken_in_vain_keeps_the_place() -> None:
+    inbox: Inbox[int] = Inbox()
+    getters = [asyncio.create_task(inbox.get()) for _ in range(2)]
+    await spin()
+    inbox.put(1)
+    inbox.discard(1)  # before the first has taken it
+    await spin()
+    for number in (2, 3):
+        inbox.put(number)
+    assert [await getter for getter in getters] == [2, 3]
+
+
+@pytest.mark.asyncio
 async def test_closing_ends_all_iterations() -> None:
     inbox: Inbox[int] = Inbox()
     taken: list[int] = []

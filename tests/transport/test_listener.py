@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import zmq
 
 from brokerless.address import Address
 from brokerless.identity import Identity
@@ -29,8 +30,6 @@ from tests.transport.support import (
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import zmq
 
 pytestmark = pytest.mark.asyncio
 
@@ -310,6 +309,36 @@ async def test_packets_of_a_link_that_was_cut_are_nobodys() -> None:
             assert len(node.sink.of("opened")) == 1
         node.sink.on_message = None
         await still_serves(node)
+
+
+class LateFrame:
+    """The last part of a packet whose connection is gone; its descriptor has come to be another's."""
+
+    more = False
+
+    def __init__(self, user_id: str, descriptor: int) -> None:
+        self._properties: dict[str | int, str | int] = {"User-Id": user_id, zmq.SRCFD: descriptor}
+
+    def get(self, name: str | int) -> str | int:
+        return self._properties[name]
+
+
+async def test_what_a_cut_link_sent_before_is_not_held_against_who_got_its_descriptor() -> None:
+    async with linked() as (_, _, node, accepted), running() as good:
+        listener = node.transport._listener
+        assert listener is not None
+        (link,) = listener._links.values()
+        user_id = link.user_id
+        node.transport.cut(accepted)
+        ours = await good.reach(node)
+        assert good.transport.send(ours, b"hello again")
+        await node.sink.wait("message", count=2)
+        (heir,) = [one for one in listener._connections.values() if one.link not in (None, link)]
+        late = LateFrame(user_id, heir.descriptor)
+        listener._receive_unusual(link.routing_id, link, late)  # type: ignore[arg-type]
+        assert not heir.refused
+        assert good.transport.send(ours, b"still here")
+        assert (await node.sink.wait("message", count=3))[2] == b"still here"
 
 
 async def test_a_cut_within_link_opened_keeps_the_first_packet_back() -> None:
