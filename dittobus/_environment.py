@@ -83,29 +83,34 @@ def _secret() -> str | bytes | None:
     if secret and path:
         raise ConfigError(f"{SECRET}, {SECRET_FILE}: only one of them can say what the secret is")
     if path:
-        variable, secret = SECRET_FILE, _content(Path(path))
-    elif secret:
-        variable = SECRET
-    else:
-        return None
-    given = _from_text(variable, secret)
-    _check(variable, secret=given)
-    return given
+        return read_secret_file(Path(path), SECRET_FILE)
+    return _checked_secret(SECRET, secret) if secret else None
 
 
-def _content(path: Path) -> str:
+def read_secret_file(path: Path, asked_by: str) -> str | bytes:
+    """Return the secret in that file. Raises ``ConfigError``, in the name of who asked for it."""
+    return _checked_secret(asked_by, _content(path, asked_by))
+
+
+def _checked_secret(asked_by: str, text: str) -> str | bytes:
+    secret = _from_text(asked_by, text)
+    _check(asked_by, secret=secret)
+    return secret
+
+
+def _content(path: Path, asked_by: str) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(SECRET_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(f"{SECRET_FILE}: cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"{asked_by}: cannot read {path}: {error.strerror}") from error
     if len(content) > SECRET_FILE_BYTES_MAX:
-        raise ConfigError(f"{SECRET_FILE}: {path} is larger than {SECRET_FILE_BYTES_MAX} bytes")
+        raise ConfigError(f"{asked_by}: {path} is larger than {SECRET_FILE_BYTES_MAX} bytes")
     try:
         return content.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:  # not chained, since the cause shows the content
         raise ConfigError(
-            f"{SECRET_FILE}: {path} is no text in UTF-8", hint=f"write bytes as {_AS_BYTES} and their digits"
+            f"{asked_by}: {path} is no text in UTF-8", hint=f"write bytes as {_AS_BYTES} and their digits"
         ) from None
 
 

@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 from contextlib import contextmanager
+from pathlib import Path  # noqa: TC003 - typer looks at it when the command runs
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,6 +79,55 @@ def demo(as_json: AsJson = False) -> int:
         print(json.dumps(as_object(steps)))
     failed = failure(steps)
     return OK if failed is None else _complain(f"step {failed.name!r} failed: {failed.detail}", ERROR)
+
+
+@app.command()
+def doctor(
+    as_json: AsJson = False,
+    peer: Annotated[str, typer.Option(metavar="TICKET", help="Go the way to this peer, step by step.")] = "",
+    mesh: Annotated[str, typer.Option(metavar="NAME", help="The name of the mesh.")] = "",
+    secret_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file that holds the secret of the mesh.")
+    ] = None,
+    identity: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file that holds the identity of the bus.")
+    ] = None,
+    interface: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS", help="An IP address to listen on; may be repeated.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="The port of the bus; 0: any.")] = 0,
+    directory: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="Where registry and sockets are.")
+    ] = None,
+    discovery: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A discovery to use; may be repeated.")
+    ] = None,
+) -> int:
+    """Say why peers do not see each other: try what a bus needs, and the way to one.
+
+    What no option says, the environment variables DITTOBUS_... say. No application gets a message; that of
+    the peer of --peer sees a peer join and leave.
+    """
+    from brokerless import ConfigError
+    from dittobus._diagnosis import as_lines, as_object, configuration, diagnosed, failures
+
+    try:
+        config = configuration(
+            mesh=mesh,
+            secret_file=secret_file,
+            identity=identity,
+            interfaces=interface,
+            port=port,
+            directory=directory,
+            discovery=discovery,
+        )
+    except ConfigError as error:
+        return _complain(str(error), USAGE)
+    with _ended_like_interrupted():
+        findings = diagnosed(config, peer or None)
+    print(json.dumps(as_object(findings)) if as_json else "\n".join(as_lines(findings)))
+    failed = failures(findings)
+    return _complain(f"failed: {', '.join(failed)}", ERROR) if failed else OK
 
 
 @app.command()

@@ -94,7 +94,7 @@ def test_each_module_of_the_protocol_has_its_own_tests() -> None:
 def test_the_bus_uses_only_what_the_framework_exports() -> None:
     exported = {
         name
-        for package in ("brokerless", "brokerless.testing")
+        for package in ("brokerless", "brokerless.doctor", "brokerless.testing")
         for name in importlib.import_module(package).__all__
     }
     unexported = [

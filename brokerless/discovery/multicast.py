@@ -77,6 +77,8 @@ class MulticastDns(RecordUpdateListener):
         self._query_interval_s = QUERY_INTERVAL_MIN_S
         self._interfaces = interfaces
         self._zeroconf = AsyncZeroconf(self._usable_interfaces())
+        # Before the first packet can come: what is in the library's cache already is never told of again.
+        self._zeroconf.zeroconf.async_add_listener(self, None)
 
     async def start(self) -> None:
         """Begin to listen and to ask. Raises ``RuntimeError`` if there is nothing to speak on."""
@@ -86,7 +88,6 @@ class MulticastDns(RecordUpdateListener):
             raise RuntimeError("the sockets could not be opened") from error
         if not self._zeroconf.zeroconf.engine.senders:
             raise RuntimeError("no interface takes multicast")
-        self._zeroconf.zeroconf.async_add_listener(self, None)
         self._ask_in(random.uniform(*FIRST_QUERY_DELAY_S))
 
     async def publish(self, text: bytes | None) -> None:

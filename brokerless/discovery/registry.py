@@ -46,7 +46,7 @@ FILES_PER_SLICE = 32
 UNFINISHED_S = 60.0
 """Age at which a file without a lock cannot be one that its maker is about to lock."""
 
-_SUFFIX = ".node"
+SUFFIX = ".node"
 
 
 class RegistryDiscovery:
@@ -80,7 +80,7 @@ class RegistryDiscovery:
             self._withdraw()
             return
         make_private_directory(self._directory)
-        name = secrets.token_hex(16) + _SUFFIX
+        name = secrets.token_hex(16) + SUFFIX
         file = create_locked_file(
             self._directory / name, seal_record(beacon, secrets.token_bytes(NONCE_BYTES))
         )
@@ -145,7 +145,7 @@ class RegistryDiscovery:
             for entry in entries:
                 if len(names) == FILES_MAX:
                     break
-                if entry.name.endswith(_SUFFIX) and entry.name != self._own_name:
+                if entry.name.endswith(SUFFIX) and entry.name != self._own_name:
                     names.append(entry.name)
         return names
 

@@ -93,7 +93,7 @@ class Transport:
         """
         if self._process is not None:
             raise BusClosed("a transport starts once", hint="make a new one")
-        _require_curve()
+        require_curve()
         self._process = os.getpid()
         try:
             return self._open(asyncio.get_running_loop(), hosts, port, ipc_directory)
@@ -235,7 +235,8 @@ class Transport:
             )
 
 
-def _require_curve() -> None:
+def require_curve() -> None:
+    """Raise ``StartError`` unless this libzmq will do."""
     if not zmq.has("curve") or zmq.zmq_version_info() < (4, 3, 3):
         raise StartError(
             f"libzmq {zmq.zmq_version()} does not serve: 4.3.3 or newer with CURVE is needed",
