@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from brokerless import pump as module
-from brokerless.pump import ROUNDS_MAX, STALL_SHARE, Pump
+from brokerless.pump import FLUSH_BYTES, ROUNDS_MAX, STALL_SHARE, Pump
 from tests.witness import Log
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class Loop:
         self.soon: deque[Callable[[], None]] = deque()
         self.timers: list[Timer] = []
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self.soon.append(callback)
+    def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
+        self.soon.append(partial(callback, *arguments))
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         self.timers.append(Timer(delay_s, callback))
@@ -244,6 +245,32 @@ def test_nothing_is_held_for_a_link_that_died_in_the_sending(stage: Stage) -> No
     stage.transport.links = {1, 2}
     stage.pump.link_writable(1)
     assert stage.transport.sent == []
+
+
+def test_a_link_with_much_to_send_gives_way(stage: Stage) -> None:
+    parts = [bytes([number]) * (FLUSH_BYTES // 2) for number in range(7)]
+    stage.core.queue(1, *parts)
+    stage.pump.wake()
+    for turn in range(1, 4):
+        stage.loop.run_turn()
+        assert stage.transport.sent == [(1, part) for part in parts[: 2 * turn]]
+        stage.core.queue(1)  # somebody has more to say on it: it keeps its turn
+        stage.core.queue(2, b"other")
+        stage.pump.turn()
+        assert stage.transport.sent.pop() == (2, b"other")
+    stage.loop.run_turn()
+    assert stage.transport.sent == [(1, part) for part in parts]
+    assert not stage.loop.soon
+
+
+def test_a_link_that_closes_while_it_gives_way_is_not_gone_on_with(stage: Stage) -> None:
+    stage.core.queue(1, *[bytes(FLUSH_BYTES)] * 3)
+    stage.run()
+    stage.transport.sent.clear()
+    stage.core.out[1].clear()
+    stage.pump.link_closed(1, "reset")
+    stage.loop.run_turn()
+    assert not stage.transport.sent
 
 
 # Receiving
