@@ -35,12 +35,12 @@ async def examine_ports(hosts: Sequence[str], port: int, limits: Limits) -> list
     async with Probe(identity, key, limits) as listener, Probe(Identity.generate(), key, limits) as dialler:
         try:
             bound = await listener.listen(hosts, port)
+            await dialler.listen()
         except (BusError, OSError) as error:
             unbound = failed_by("tcp port", error)
             if isinstance(error, PortInUse):
                 unbound = dataclasses.replace(unbound, hint=_IN_USE)
             return [unbound, skipped("udp port", "the TCP port could not be bound")]
-        await dialler.listen()
         links = [_examine_link(dialler, endpoint, identity) for endpoint in expand_wildcards(bound)]
         found = await asyncio.gather(*links)
         pull = await _examine_pull(listener.transport.pull_places, port, limits)
