@@ -15,6 +15,7 @@ from brokerless.doctor.probe import Probe, Progress
 from brokerless.errors import BusError, PortInUse
 from brokerless.identity import Identity
 from brokerless.interfaces import expand_wildcards
+from brokerless.transport.transport import PORT_MAX
 from brokerless.transport.udp import UdpSockets
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ async def _examine_pull(places: Sequence[str], port: int, limits: Limits) -> Fin
         words = listed(f"{outcome.place}: {outcome.reason}" for outcome in unreached)
         return failure(name, f"bound, but not reached from this machine: {words}", _FIREWALL)
     bound = split(endpoints[0])[1]
-    if port and bound != port + 1:
+    if 0 < port < PORT_MAX and bound != port + 1:
         return warning(
             name,
             f"{bound}, since another process holds {port + 1}",
