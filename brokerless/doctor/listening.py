@@ -15,6 +15,7 @@ from brokerless.doctor.probe import Probe, Progress
 from brokerless.errors import BusError, PortInUse
 from brokerless.identity import Identity
 from brokerless.interfaces import expand_wildcards
+from brokerless.transport.transport import PORT_MAX
 from brokerless.transport.udp import UdpSockets
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ async def examine_ports(hosts: Sequence[str], port: int, limits: Limits) -> list
     async with Probe(identity, key, limits) as listener, Probe(Identity.generate(), key, limits) as dialler:
         try:
             bound = await listener.listen(hosts, port)
+            await dialler.listen()
         except (BusError, OSError) as error:
             unbound = failed_by("tcp port", error)
             if isinstance(error, PortInUse):
                 unbound = dataclasses.replace(unbound, hint=_IN_USE)
             return [unbound, skipped("udp port", "the TCP port could not be bound")]
-        await dialler.listen()
         links = [_examine_link(dialler, endpoint, identity) for endpoint in expand_wildcards(bound)]
         found = await asyncio.gather(*links)
         pull = await _examine_pull(listener.transport.pull_places, port, limits)
@@ -67,7 +68,7 @@ async def _examine_pull(places: Sequence[str], port: int, limits: Limits) -> Fin
         words = listed(f"{outcome.place}: {outcome.reason}" for outcome in unreached)
         return failure(name, f"bound, but not reached from this machine: {words}", _FIREWALL)
     bound = split(endpoints[0])[1]
-    if port and bound != port + 1:
+    if 0 < port < PORT_MAX and bound != port + 1:
         return warning(
             name,
             f"{bound}, since another process holds {port + 1}",

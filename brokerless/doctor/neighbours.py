@@ -16,7 +16,7 @@ from brokerless.discovery.registry import FILES_MAX, SUFFIX
 from brokerless.doctor.findings import Finding, failed_by, failure, listed, ok, skipped, warning
 from brokerless.doctor.network import WILDCARDS
 from brokerless.doctor.probe import Probe, Progress
-from brokerless.errors import ConfigError, StartError
+from brokerless.errors import BusError, ConfigError, StartError
 from brokerless.private_files import is_locked, open_private_file, read_all
 
 if TYPE_CHECKING:
@@ -163,7 +163,10 @@ async def examine_neighbours(
             skipped("neighbours", "no other member is known here", "start one, or examine a ticket (--peer)")
         ]
     async with Probe(identity, trust.key, config.limits) as probe:
-        await probe.listen()
+        try:
+            await probe.listen()
+        except BusError as error:
+            return [failed_by("neighbours", error)]
         return list(await asyncio.gather(*(_examine_neighbour(probe, *place) for place in chosen)))
 
 
