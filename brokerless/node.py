@@ -405,6 +405,13 @@ class Node:
         core, now = self._running()
         core.want(address, now)
 
+    def expect_datagrams(self, address: Address) -> None:
+        """Find out which path takes datagrams to that peer, as a message would; ``PeerChanged`` tells it.
+
+        Unasked, only UDP is tried when a peer joins: a connection for datagrams beside it costs both sides.
+        """
+        self._running()[0].expect_datagrams(address)
+
     def _running(self) -> tuple[NodeCore, float]:
         self._check_process()
         if self._core is None or self._pump is None or self._closed:

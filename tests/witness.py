@@ -217,6 +217,7 @@ def commands(node: Node) -> list[Callable[[], Any]]:
         lambda: node.send(b"", node.address, Reliability.RELIABLE),
         lambda: node.open_stream(node.address, Reliability.RELIABLE, "", b""),
         lambda: node.want(node.address),
+        lambda: node.expect_datagrams(node.address),
         node.ticket,
         node.stats,
     ]

@@ -505,6 +505,13 @@ class NodeCore:
                 self.emit(PeerChanged(peering.snapshot()))
         self._wake()
 
+    def expect_datagrams(self, address: Address) -> None:
+        """Find out which path takes datagrams to that peer, as a message would; none is sent."""
+        session = self.session(address)
+        if session is not None:
+            session.datagrams.expect()
+            self._wake()
+
     def announce(self, name: str, metadata: bytes, now: float) -> None:
         """Change what every peer is told of this node."""
         self.name, self.metadata = name, metadata

@@ -232,6 +232,13 @@ class Datagrams:
         full = SendQueueFull("the socket takes no more now", peer=remote)
         return self._drop(DropCause.SEND_QUEUE_FULL, full)
 
+    def expect(self) -> None:
+        """Look for a path as for a message, without one: somebody wants to know if there is any."""
+        if self._port is not None and self._sealer is not None:
+            now = self._port.now()
+            self._paths.sent(now)
+            self._tend(now)
+
     def _drop(self, cause: DropCause, error: BusError) -> Drop:
         self._host.drop(cause)
         return Drop(cause, error)

@@ -771,6 +771,17 @@ def test_a_path_that_is_proven_or_lost_is_told_at_once() -> None:
     assert both.node.of_type(Push) == [Push(THEM, ("127.0.0.2:1",))]
 
 
+def test_a_path_is_looked_for_without_a_message_when_that_is_wanted() -> None:
+    both = Datagrams()
+    both.node.core.expect_datagrams(OTHERS[0])
+    both.wait(1.0)
+    assert not both.node.of_type(Push)
+    both.node.core.expect_datagrams(THEM)
+    both.wait(1.0)
+    assert both.node.of_type(Push) == [Push(THEM, ("127.0.0.2:1",))]
+    assert not both.peer.messages()
+
+
 def test_the_end_of_a_session_closes_its_push() -> None:
     both = Datagrams()
     with contextlib.suppress(NoPath):

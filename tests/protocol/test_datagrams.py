@@ -316,6 +316,23 @@ def test_push_is_asked_for_where_udp_fails_and_serves_when_it_is_proven() -> Non
     assert drop.cause is DropCause.SEND_QUEUE_FULL
 
 
+def test_a_path_is_looked_for_without_a_message_when_that_is_wanted() -> None:
+    ends = DatagramEnds(has_pull=True)
+    ends.near.datagrams.expect()
+    ends.wait(PUSH_AFTER_S + 0.01, carried=False)
+    assert ends.near.datagrams.wants_push
+    ends.wait(1.0)
+    assert ends.near.datagrams.path is DatagramPath.UDP
+    assert ends.far.data() == []
+
+
+def test_who_takes_no_datagrams_is_asked_for_no_path() -> None:
+    ends = DatagramEnds(introduced=False)
+    ends.near.datagrams.expect()
+    assert ends.near.port.udp == []
+    assert ends.near.datagrams.next_deadline() is None
+
+
 def test_without_a_place_for_it_there_is_no_push() -> None:
     ends = DatagramEnds()
     ends.near.send(b"x")
