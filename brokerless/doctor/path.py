@@ -197,9 +197,7 @@ class _Way:
     async def _await_datagrams(self) -> Finding:
         name = _name("datagrams")
         assert self._conversation is not None
-        peer = await self._conversation.look(
-            lambda peer: peer.path.datagram is not DatagramPath.NONE, DATAGRAMS_S
-        )
+        peer = await self._conversation.datagrams()
         if peer is None:
             return self._conversation.broken(name)
         return _DATAGRAMS[peer.path.datagram](name)
@@ -263,6 +261,12 @@ class _Conversation:
                 return peer
             await asyncio.sleep(LOOK_S)
         return None
+
+    async def datagrams(self) -> Peer | None:
+        """Return the peer when a path takes datagrams, or when none does in time; None if it is gone."""
+        if self._left is None:
+            self._node.expect_datagrams(self._address)
+        return await self.look(lambda peer: peer.path.datagram is not DatagramPath.NONE, DATAGRAMS_S)
 
     def broken(self, name: str) -> Finding:
         """What became of the session instead."""

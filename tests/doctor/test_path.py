@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from brokerless import Identity, Limits, Node, NodeConfig, PeerJoined, Ticket, generate_secret
+from brokerless.doctor import path
 from brokerless.doctor.findings import Finding, Verdict
 from brokerless.doctor.path import NODE_NAME, STEPS, examine_path
 from brokerless.doctor.probe import Probe
 from brokerless.protocol.handshake import Handshake, Role
+from brokerless.transport import Transport
 from brokerless.trust import mesh_key
 from tests.witness import LOOPBACK, Mesh, reserved_port
 
@@ -80,7 +82,8 @@ async def test_the_whole_way(directory: Path) -> None:
         assert joined.peer.name == NODE_NAME
         assert not far.messages
         assert not far.received
-    assert all(found[step].verdict is Verdict.OK for step in STEPS if step != "datagrams")
+    assert {finding.verdict for finding in found.values()} == {Verdict.OK}
+    assert found["datagrams"].text == "over UDP"
     assert "'far'" in found["session"].text
     assert "ms over tcp" in found["round trip"].text
 
@@ -252,6 +255,27 @@ async def test_a_peer_that_does_not_admit_us_by_name(directory: Path) -> None:
         step, finding = ending(await walked(directory, far.ticket()))
     assert step in ("session", "round trip")
     assert "admit=" in finding.hint
+
+
+async def test_a_peer_without_udp(directory: Path) -> None:
+    with reserved_port() as port, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind((LOOPBACK[0], port))
+        async with far_node(directory, port=port) as far:
+            found = await walked(directory, far.ticket())
+    assert found["round trip"].verdict is Verdict.OK
+    assert found["datagrams"].verdict is Verdict.WARNING
+    assert "over TCP" in found["datagrams"].text
+    assert "UDP" in found["datagrams"].hint
+
+
+async def test_a_network_that_takes_no_datagrams(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Transport, "send_datagram", lambda transport, place, data: True)
+    monkeypatch.setattr(Transport, "open_push", lambda transport, remote, places: None)
+    monkeypatch.setattr(path, "DATAGRAMS_S", 0.5)
+    async with far_node(directory) as far:
+        step, finding = ending(await walked(directory, far.ticket()))
+    assert step == "datagrams"
+    assert "NoPath" in finding.text
 
 
 async def test_a_directory_that_the_node_cannot_use(directory: Path) -> None:
