@@ -47,6 +47,10 @@ TURN_BYTES = 16 * 1024
 ROOM_BYTES_MIN = 2 * 1024
 """A packet with less room than this is full; a chunk cut so small is not worth its header."""
 
+SHARED_S = 1.0
+"""How long after two streams took turns the flight is shared: many ticks of a game, a few of a sensor. A
+stream on its own is not held back."""
+
 HELD_BYTES_MAX = 8 * 1024 * 1024
 """Packets held while the peer is confirmed after a stall of ours; the most a sender has in flight. Beyond
 it they are dropped unacknowledged, and come again."""
@@ -128,6 +132,8 @@ class Session:
         self._links: dict[int, _SessionLink] = {}
         self._control: deque[bytes] = deque()
         self._active: deque[Stream | Singles] = deque()
+        self._sent_last: int | None = None  # id of the stream whose frame was the last
+        self._shared_until = now
         self._held: deque[tuple[int, wire.Packet, int]] = deque()
         self._held_bytes = 0
         self._oversized: OrderedDict[Stream | Singles, None] = OrderedDict()  # a queue that may be left, too
@@ -582,7 +588,7 @@ class Session:
         return packet
 
     def _new_packet(self, state: _SessionLink, now: float) -> bytes | None:
-        frames, receipts = self._gather()
+        frames, receipts = self._gather(now)
         if not frames:
             return None
         number = self.flight.sent + 1
@@ -592,12 +598,13 @@ class Session:
         state.ack_due = False
         return packet
 
-    def _gather(self) -> tuple[list[bytes], list[Receipt]]:
+    def _gather(self, now: float) -> tuple[list[bytes], list[Receipt]]:
         """Fill a packet: control first, then the streams in turn."""
         frames: list[bytes] = []
         receipts: list[Receipt] = []
         room = wire.RUN_BYTES_MAX + wire.CHUNK_OVERHEAD_BYTES
         control, active = self._control, self._active
+        self.flight.is_shared = now < self._shared_until
         while control and room >= len(control[0]):
             room -= len(control[0])
             frames.append(control.popleft())
@@ -609,6 +616,9 @@ class Session:
                 frames.append(frame)
                 receipts.append(Receipt(stream.id, sequence))
                 room -= len(frame)
+                if self._sent_last not in (None, stream.id):
+                    self._shared_until = now + SHARED_S
+                self._sent_last = stream.id
             if stream.has_output:
                 active.append(stream)
         return frames, receipts

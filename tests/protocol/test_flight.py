@@ -240,6 +240,36 @@ def test_in_flight_grows_with_the_product_of_rate_and_round_trip(bytes_per_s: fl
     assert under_way.limit >= max(IN_FLIGHT_BYTES_MIN, 1.9 * product)
 
 
+@pytest.mark.parametrize(("delay_s", "bytes_per_s"), [(0.02, 1e7), (0.05, 1e7), (0.02, 5e7)])
+def test_a_shared_flight_fills_the_path_and_hardly_more(delay_s: float, bytes_per_s: float) -> None:
+    under_way = flight()
+    under_way.is_shared = True
+    reached = transfer(under_way, bytes_per_s=bytes_per_s, delay_s=delay_s, seconds=9.0)
+    assert reached > 0.9 * bytes_per_s
+    product = bytes_per_s * (delay_s + 64 * KIB / bytes_per_s)
+    assert product <= under_way.limit <= 1.3 * product
+    under_way.is_shared = False
+    assert 1.9 * product <= under_way.limit
+
+
+def test_acknowledgements_held_back_and_let_go_at_once_are_no_high_rate() -> None:
+    under_way = flight()
+    for now in (0.00, 0.01, 0.02, 0.03):
+        under_way.add(bytes(64 * KIB), (), now)
+    under_way.acknowledge(4, 0.031)  # the last took 1 ms, but the others did not arrive in it
+    assert under_way.limit == IN_FLIGHT_BYTES_MIN
+
+
+def test_what_was_sent_slowly_was_not_delivered_faster() -> None:
+    under_way = flight()
+    for now in (0.00, 0.01, 0.02, 0.03):
+        under_way.add(bytes(64 * KIB), (), now)
+    under_way.acknowledge(1, 0.0305)
+    under_way.add(bytes(64 * KIB), (), 0.0306)
+    under_way.acknowledge(5, 0.0316)
+    assert under_way.limit == IN_FLIGHT_BYTES_MIN
+
+
 def test_in_flight_never_grows_beyond_what_is_configured() -> None:
     under_way = flight(bytes_max=1 * MIB)
     transfer(under_way, bytes_per_s=1e8, delay_s=0.1, seconds=3.0)

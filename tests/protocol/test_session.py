@@ -39,6 +39,7 @@ from brokerless.protocol.session import (
     HELD_BYTES_MAX,
     LIVENESS_S_MIN,
     REJECT_BUSY,
+    SHARED_S,
     TURN_BYTES,
     SessionState,
 )
@@ -518,6 +519,28 @@ def test_a_small_message_is_not_held_up_by_a_large_one() -> None:
     assert talk.far.received(theirs) == [b"sixteen bytes ok"]
     assert len(talk.sent) - before < 20
     assert large.sent_sequence == 0
+
+
+def test_the_flight_is_shared_for_a_while_after_streams_took_turns() -> None:
+    talk = Talk()
+    large, _ = talk.opened("large")
+    small, _ = talk.opened("small")
+    flight = talk.near.session.flight
+
+    def send(stream: Stream, after_s: float) -> bool:
+        talk.now += after_s
+        stream.send(b"message")
+        talk.pump()
+        return flight.is_shared
+
+    assert not send(large, 0.0)
+    assert not send(large, 0.0)
+    assert send(small, 0.0)
+    assert send(small, 0.9 * SHARED_S)
+    assert not send(small, 0.2 * SHARED_S)
+    talk.near.send(b"message")  # single messages are one stream more
+    talk.pump()
+    assert send(small, 0.0)
 
 
 def test_what_is_in_flight_is_bounded_for_data_but_not_for_control() -> None:
