@@ -78,6 +78,7 @@ from brokerless.model import (
 )
 
 if TYPE_CHECKING:
+    from brokerless.discovery.gossip import GossipDiscovery
     from brokerless.discovery.registry import RegistryDiscovery
     from brokerless.discovery.zeroconf import ZeroconfDiscovery
     from brokerless.identity import Identity
@@ -104,6 +105,7 @@ __all__ = [
     "EndOfStream",
     "Event",
     "ForkedProcessError",
+    "GossipDiscovery",
     "Hint",
     "Identity",
     "IdentityInUse",
@@ -169,6 +171,7 @@ __all__ = [
 
 _LATE = {
     "DatagramStream": "brokerless.protocol.datagram_stream",
+    "GossipDiscovery": "brokerless.discovery.gossip",
     "Identity": "brokerless.identity",
     "Node": "brokerless.node",
     "RegistryDiscovery": "brokerless.discovery.registry",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KIB = 1024
 MIB = 1024 * KIB
 
-DISCOVERIES = ("zeroconf", "registry")
+DISCOVERIES = ("zeroconf", "registry", "gossip")
 """Discoveries that have a name; tickets are given in ``peers``."""
 
 SECRET_CHARACTERS_MIN = 8
@@ -133,7 +133,7 @@ class NodeConfig:
     admit: Callable[[Peer], Any] | Collection[Address] | None = None
     identity: str | os.PathLike[str] | Identity | None = field(default=None, repr=False)
     peers: Sequence[str | Ticket] = ()
-    discovery: Sequence[Any] = ("zeroconf", "registry")
+    discovery: Sequence[Any] = DISCOVERIES
     interfaces: Sequence[str] | None = None
     port: int = 0
     advertise: Sequence[str] = ()

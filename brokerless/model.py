@@ -318,10 +318,13 @@ class PeerStats:
 
 @dataclass(frozen=True, slots=True)
 class NodeStats:
-    """Counters of the node. ``rejected_records``: discovery records that were false, foreign or garbage."""
+    """Counters of the node."""
 
     peers: int = 0
     links: int = 0
     handshakes_refused: int = 0
     rejected_records: int = 0
+    """What discoveries came upon that was false, foreign or garbage; what peers told that leads nowhere."""
+    hearsay_failed: int = 0
+    """Dials for what peers told of other peers, on which those were not met."""
     dropped: Mapping[DropCause, int] = field(default_factory=dict)

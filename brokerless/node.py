@@ -18,6 +18,7 @@ from brokerless.admission import Admission
 from brokerless.clock import now as read_clock
 from brokerless.datagram_port import TransportPort, told_places
 from brokerless.discovery import Beacon
+from brokerless.discovery.gossip import GossipDiscovery
 from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, IdentityInUse, StartError
 from brokerless.identity import Identity
 from brokerless.interfaces import expand_wildcards
@@ -134,6 +135,9 @@ class Node:
             asks_admission=callable(config.admit),
             allowed=None if config.admit is None or callable(config.admit) else frozenset(config.admit),
             plane=plane,
+            gossips=any(
+                chosen == "gossip" or isinstance(chosen, GossipDiscovery) for chosen in config.discovery
+            ),
         )
         if callable(config.admit):
             self._admission = Admission(config.admit, config.limits.admit_timeout_s)
@@ -198,13 +202,31 @@ class Node:
                 from brokerless.discovery.registry import RegistryDiscovery
 
                 made.append(RegistryDiscovery(make_private_directory(directory / "registry")))
+            elif chosen == "gossip":
+                made.append(self._carrying(GossipDiscovery()))
+            elif isinstance(chosen, GossipDiscovery):
+                made.append(self._carrying(chosen))
             else:
                 made.append(chosen)
         if self._config.peers:
             from brokerless.discovery.static import StaticDiscovery
 
             made.append(StaticDiscovery(self._config.peers))
-        return made
+        # Gossip first, since it takes no time: so that the first peer already hears where we are.
+        return sorted(made, key=lambda discovery: not isinstance(discovery, GossipDiscovery))
+
+    def _carrying(self, discovery: GossipDiscovery) -> GossipDiscovery:
+        """Lend our sessions to gossip."""
+        core, pump = self._core, self._pump
+        assert core is not None
+        assert pump is not None
+
+        def tell_places(places: str) -> None:
+            core.tell_places(places, pump.now())
+            pump.wake()
+
+        discovery.carry(tell_places, lambda: core.stats().rejected_records)
+        return discovery
 
     def _beacon(self) -> Beacon:
         assert self._core is not None

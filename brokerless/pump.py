@@ -165,8 +165,10 @@ class Pump:
 
     def link_opened(self, link: int, remote: Address) -> None:
         """A link is connected, by our dial or theirs."""
-        is_local = self._transport is not None and self._transport.is_local(link)
-        self._core.link_opened(link, remote, self.now(), is_local)
+        transport = self._transport
+        is_local = transport is not None and transport.is_local(link)
+        is_near = transport is not None and transport.is_near(link)
+        self._core.link_opened(link, remote, self.now(), is_local, is_near)
 
     def link_message(self, link: int, packet: bytes) -> None:
         """A ZeroMQ message came."""

@@ -67,7 +67,7 @@ class Bus:
         admit: Callable[[Peer], Any] | Collection[Address] | None = None,
         identity: str | os.PathLike[str] | Identity | None = None,
         peers: Sequence[str | Ticket] = (),
-        discovery: Sequence[Any] = ("zeroconf", "registry"),
+        discovery: Sequence[Any] = ("zeroconf", "registry", "gossip"),
         interfaces: Sequence[str] | None = None,
         port: int = 0,
         advertise: Sequence[str] = (),

@@ -72,6 +72,9 @@ class Transport:
     def is_local(self, link: int) -> bool:
         return link == 2
 
+    def is_near(self, link: int) -> bool:
+        return link in (2, 3)
+
     def cut(self, link: int) -> None:
         self.was_cut.append(link)
 
@@ -128,8 +131,8 @@ class Core:
     def stalled(self, now: float) -> None:
         self.calls.append(("stalled", now))
 
-    def link_opened(self, link: int, remote: object, now: float, is_local: bool) -> None:
-        self.calls.append(("opened", link, remote, now, is_local))
+    def link_opened(self, link: int, remote: object, now: float, is_local: bool, is_near: bool) -> None:
+        self.calls.append(("opened", link, remote, now, is_local, is_near))
 
     def link_message(self, link: int, packet: bytes, now: float) -> None:
         self.calls.append(("message", link, packet, now))
@@ -284,7 +287,7 @@ def test_what_comes_is_told_to_the_core_and_drained_once_for_a_batch(stage: Stag
     stage.pump.turn_done()
     stage.loop.run_turn()
     assert stage.core.calls == [
-        ("opened", 2, "remote", 1000.0, True),
+        ("opened", 2, "remote", 1000.0, True, True),
         ("message", 2, b"x", 1000.0),
         ("message", 2, b"y", 1000.0),
     ]

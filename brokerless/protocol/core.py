@@ -4,7 +4,7 @@ The shell (``brokerless.node``, or the simulator) moves bytes and keeps the cloc
 
     inputs    dialled, dial_failed, link_opened, link_message, link_closed, udp_received, push_received,
               learn, admitted, expire, stalled
-    commands  send, open_stream, accept, want, announce, leave, farewell, and those of the streams
+    commands  send, open_stream, accept, want, announce, tell_places, leave, farewell, and the streams' own
     outputs   take_actions, take_sendable + next_message, take_events, next_deadline
 
 After every input or command the shell drains the outputs. ``wake`` is called when a command made some, so
@@ -14,6 +14,7 @@ that nobody need ask in vain.
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from brokerless.errors import (
@@ -31,6 +32,7 @@ from brokerless.protocol.budget import Budget
 from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.datagram_stream import KINDS
 from brokerless.protocol.datagrams import SINGLE
+from brokerless.protocol.gossip import Gossip
 from brokerless.protocol.handshake import Handshake, Refusal, Role, State
 from brokerless.protocol.paths import parse_places
 from brokerless.protocol.peering import Link, LinkPhase, Peering
@@ -56,7 +58,10 @@ ADMIT_HELD_BYTES_MAX = 512 * 1024
 
 
 class NodeCore:
-    """The pure half of a node. See the module's text for the order of calls. It is the ``PeeringHost``."""
+    """The pure half of a node. See the module's text for the order of calls.
+
+    It is the ``PeeringHost`` and the ``GossipHost``.
+    """
 
     def __init__(
         self,
@@ -72,11 +77,14 @@ class NodeCore:
         allowed: Container[Address] | None = None,
         versions: Sequence[int] = (wire.VERSION,),
         plane: DatagramPlane | None = None,
+        gossips: bool = False,
     ) -> None:
         self.address = address
         self.boot = boot
         self.name = name
         self.metadata = metadata
+        self.tcp_places = ""
+        """Where others may dial us, as INFO tells it, for peers to tell each other; see ``tell_places``."""
         self.asks_admission = asks_admission
         self._allowed = allowed
         self.limits = limits
@@ -87,6 +95,7 @@ class NodeCore:
         self._wake = wake
         self._budget = Budget(limits.memory_bytes_max)
         self._plane = plane if plane is not None else DatagramPlane()
+        self._gossip = Gossip(address, self) if gossips else None
         self._peers: dict[Address, Peering] = {}
         self._links: dict[int, Link] = {}
         self._links_with: dict[Address, dict[int, Link]] = {}  # the same, by who is at the other end
@@ -157,7 +166,8 @@ class NodeCore:
             session = self.session(address)
             if session is not None:
                 self._timers.set_earlier(address, session.next_deadline())
-        deadlines = (self._timers.next_deadline(), self.roster.next_deadline())
+        gossip_at = None if self._gossip is None else self._gossip.next_deadline()
+        deadlines = (self._timers.next_deadline(), self.roster.next_deadline(), gossip_at)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def stats(self) -> NodeStats:
@@ -169,6 +179,8 @@ class NodeCore:
             peers=sum(peering.joined for peering in self._peers.values()),
             links=len(self._links),
             handshakes_refused=self.handshakes_refused,
+            rejected_records=0 if self._gossip is None else self._gossip.refused,
+            hearsay_failed=0 if self._gossip is None else self._gossip.failed,
             dropped=dict(dropped),
         )
 
@@ -182,8 +194,13 @@ class NodeCore:
         """The shell could not even try."""
         self.roster.dial_failed(remote, endpoint, now)
 
-    def link_opened(self, link: int, remote: Address, now: float, is_local: bool = False) -> None:
-        """A dialled link is connected, or ``remote``, by its CURVE key, has made one to us."""
+    def link_opened(
+        self, link: int, remote: Address, now: float, is_local: bool = False, is_near: bool = False
+    ) -> None:
+        """A dialled link is connected, or ``remote``, by its CURVE key, has made one to us.
+
+        ``is_local``: by ipc. ``is_near``: by ipc or loopback, so from this host.
+        """
         present = self._links.get(link)
         if link in self._cut:
             return  # a dialled one that came to be needless; the shell has not cut it yet
@@ -195,9 +212,11 @@ class NodeCore:
             else:
                 self._add_link(link, remote, LinkPhase.HELLO, Role.ACCEPTOR, "", now)
                 self._links[link].is_local = is_local
+                self._links[link].is_near = is_near or is_local
                 self._number(self._links[link])
         elif present.phase is LinkPhase.CONNECTING:
             present.phase = LinkPhase.HELLO
+            present.is_near |= is_near
             self._number(present)
             hello = present.handshake.start()
             assert hello is not None  # a dialler speaks first
@@ -400,6 +419,8 @@ class NodeCore:
             elif (peering := self._peers.get(key)) is not None:
                 peering.expire(now)
                 self._prune(key)
+        if self._gossip is not None:
+            self._gossip.expire(now)
         for address, endpoint in self.roster.plan(now):
             if not self._leaving or self._is_awaited(address):
                 self._actions.append(Dial(address, endpoint))
@@ -515,6 +536,15 @@ class NodeCore:
     def announce(self, name: str, metadata: bytes, now: float) -> None:
         """Change what every peer is told of this node."""
         self.name, self.metadata = name, metadata
+        self._announce(now)
+
+    def tell_places(self, places: str, now: float) -> None:
+        """Say that we may be dialled there (``host:port``, comma separated), for peers to tell others."""
+        if places != self.tcp_places:
+            self.tcp_places = places
+            self._announce(now)
+
+    def _announce(self, now: float) -> None:
         for peering in self._peers.values():
             for link in peering.links.values():  # each has been told once already
                 peering.announce(link, now)
@@ -591,6 +621,7 @@ class NodeCore:
             wake=self._wake_link,
             touch=lambda: self.touch(remote),
             now=now,
+            hear=None if self._gossip is None else partial(self._gossip.heard, remote),
         )
         session.is_leaving = self._leaving
         return session
@@ -643,6 +674,16 @@ class NodeCore:
         """The link carries no session any more; the peer has so long to say which is the next."""
         self._timers.set(link.id, now + self.limits.handshake_timeout_s)
 
+    def introduced(self, link: Link, info: wire.Info, now: float) -> None:
+        """The peer of a session told about itself."""
+        if self._gossip is not None:
+            self._gossip.met(link.remote, info.tcp_places, link.is_near, now)
+
+    def parted(self, remote: Address, reason: LossReason, now: float) -> None:
+        """The session that the peer was in is over; who left does not want to be looked for."""
+        if self._gossip is not None:
+            self._gossip.parted(remote, reason is not LossReason.LEFT, now)
+
     def connected(self, link: Link, now: float) -> None:
         """The link carries a session: others with the same peer may have become needless."""
         self._timers.remove(link.id)
@@ -679,6 +720,26 @@ class NodeCore:
         """Have a PUSH connection to one of these places; none: have none."""
         self._actions.append(Push(remote, tuple(str(place) for place in parse_places(places))))
         self._wake()
+
+    # What gossip asks of its host
+
+    def hint(self, address: Address, source: str, endpoints: tuple[str, ...], now: float) -> None:
+        """A peer told of itself, or of another."""
+        self.learn(address, source, endpoints, 0, now)
+
+    def may_attempt(self, address: Address) -> bool:
+        """Whether to dial a peer of whom nothing better than hearsay is known."""
+        return not self._leaving and self.roster.may_attempt(address)
+
+    def attempt(self, address: Address, now: float) -> None:
+        """Dial it, once."""
+        self.roster.attempt(address, now)
+
+    def tell(self, to: Address, frame: wire.Met) -> None:
+        """Tell a peer of another."""
+        session = self.session(to)
+        if session is not None and not self._leaving:
+            session.pass_on(frame)
 
     def superseded(self) -> None:
         """A newer process has this node's identity."""

@@ -59,6 +59,7 @@ class Link:
         "id",
         "info",
         "is_local",
+        "is_near",
         "opened",
         "outbox",
         "phase",
@@ -76,6 +77,8 @@ class Link:
         self.endpoint = endpoint
         """What we dialled, empty for an accepted link."""
         self.is_local = endpoint.startswith("ipc:")
+        self.is_near = self.is_local
+        """Whether the other end is on this host for sure: by ipc, or by an address on loopback."""
         self.opened = 0
         """Which of the node's links to be open it was: the first, the second …; 0: it is not yet."""
         self.outbox: deque[bytes] = deque()
@@ -94,6 +97,7 @@ class PeeringHost(Protocol):
 
     name: str
     metadata: bytes
+    tcp_places: str
     asks_admission: bool
 
     def new_session(self, remote: Address, now: float) -> Session:
@@ -116,6 +120,12 @@ class PeeringHost(Protocol):
 
     def await_info(self, link: Link, now: float) -> None:
         """The link carries no session any more; the peer has so long to say which is the next."""
+
+    def introduced(self, link: Link, info: wire.Info, now: float) -> None:
+        """The peer of a session told about itself, for the first time in it or anew."""
+
+    def parted(self, remote: Address, reason: LossReason, now: float) -> None:
+        """The session that the peer was in is over."""
 
     def connected(self, link: Link, now: float) -> None:
         """The link carries a session."""
@@ -200,7 +210,7 @@ class Peering:
         """Tell the peer on that link who we are and which session we mean."""
         session = self.session_for_use(now)
         link.told = session.their_nonce
-        info = session.info(self._host.name, self._host.metadata)
+        info = session.info(self._host.name, self._host.metadata, self._host.tcp_places)
         self._host.say(link, wire.encode_packet(0, 0, (wire.encode_info(info),)))
 
     def end(
@@ -233,6 +243,7 @@ class Peering:
             self.joined = self._suspect = False
             self._told = None
             self.loss = reason
+            self._host.parted(self.address, reason, now)
             self._host.emit(PeerLeft(peer, reason))
         self._host.disconnected(self.address, now)
 
@@ -315,6 +326,7 @@ class Peering:
             self._told = _notable(peer)
             self._host.emit(PeerJoined(peer))
         self._tell_change()
+        self._host.introduced(link, info, now)
         self._host.touch(self.address)
 
     def _tell_change(self) -> None:

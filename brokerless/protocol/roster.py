@@ -35,6 +35,14 @@ ENDPOINTS_MAX = 16
 """Endpoints tried for one peer at once; a host has fewer, so more are somebody's mistake or malice."""
 
 
+HEARSAY = "gossip:"
+"""How sources begin whose word may be false: what only they tell is dialled when ``attempt`` says so, and
+does not make the mesh a large one."""
+
+HEARSAY_SHARE = 0.5
+"""Share of the roster, and of the dials under way, that hearsay may have: there is room for the rest."""
+
+
 class _Entry:
     """One address that we might dial."""
 
@@ -44,6 +52,7 @@ class _Entry:
         "dialling",
         "doubted",
         "failures",
+        "is_firm",
         "sources",
         "untried",
         "waiting",
@@ -60,6 +69,12 @@ class _Entry:
         self.dialling: set[str] = set()
         self.untried: list[list[str]] = []
         self.failures = 0
+        self.is_firm = False
+
+    @property
+    def is_hearsay(self) -> bool:
+        """Whether nothing better is known of it."""
+        return not self.connected and all(source.startswith(HEARSAY) for source in self.sources)
 
     @property
     def is_served(self) -> bool:
@@ -76,9 +91,9 @@ class _Entry:
 class Roster:
     """The dial plan of a node.
 
-    Queries: ``addresses``, ``is_dialling``, ``next_deadline``.
+    Queries: ``addresses``, ``is_dialling``, ``may_attempt``, ``next_deadline``.
     Inputs: ``learn``, ``dial_failed``, ``connected``, ``disconnected``.
-    Commands: ``want``, ``hurry``, ``rest``. Outputs: ``plan``.
+    Commands: ``want``, ``attempt``, ``rest``. Outputs: ``plan``.
     """
 
     def __init__(self, local: Address, limits: Limits) -> None:
@@ -87,6 +102,7 @@ class Roster:
         self._entries: dict[Address, _Entry] = {}
         self._timers: Timers[Address] = Timers()
         self._dialling = 0
+        self._firm = 0  # entries that are more than hearsay
         self.ignored = 0
         """Hints not taken because the roster was full."""
 
@@ -110,7 +126,19 @@ class Roster:
     def _is_eligible(self, entry: _Entry) -> bool:
         known = any(entry.sources.values())
         in_use = entry.wanted or entry.waiting or entry.connected
-        return known and (in_use or len(self._entries) <= self._limits.eager_dials_max)
+        return known and (in_use or (entry.is_firm and self._firm <= self._limits.eager_dials_max))
+
+    def may_attempt(self, address: Address) -> bool:
+        """Whether that peer is known by hearsay only, and dialled if it were known better."""
+        entry = self._entries.get(address)
+        if entry is None or entry.is_firm:
+            return False
+        return entry.wanted or entry.waiting or self._firm < self._limits.eager_dials_max
+
+    def _weigh(self, entry: _Entry, is_firm: bool) -> None:
+        """What is known of the peer may have become more than hearsay, or less."""
+        self._firm += is_firm - entry.is_firm
+        entry.is_firm = is_firm
 
     # Inputs
 
@@ -134,7 +162,7 @@ class Roster:
         if entry is None:
             if not endpoints:
                 return False
-            if len(self._entries) >= self._limits.peers_max:
+            if len(self._entries) >= self._limits.peers_max or self._is_too_much(source):
                 self.ignored += 1
                 return False
             entry = self._entries[address] = _Entry()
@@ -147,6 +175,7 @@ class Roster:
         if not entry.sources and not entry.connected:
             self.forget(address)
             return False
+        self._weigh(entry, not entry.is_hearsay)
         if restarted or entry.tiers() != before:
             entry.failures = 0
             if not entry.dialling and not entry.is_served:
@@ -154,12 +183,17 @@ class Roster:
                 self._schedule(address, entry, now + (YIELD_S if yields else 0.0))
         return True
 
+    def _is_too_much(self, source: str) -> bool:
+        hearsay = len(self._entries) - self._firm
+        return source.startswith(HEARSAY) and hearsay >= self._limits.peers_max * HEARSAY_SHARE
+
     def forget(self, address: Address) -> None:
         """Drop an address that no source names; its dials under way end as they will."""
         entry = self._entries.pop(address, None)
         if entry is not None:
             self._timers.remove(address)
             self._dialling -= len(entry.dialling)
+            self._weigh(entry, False)
 
     def dial_failed(self, address: Address, endpoint: str, now: float) -> None:
         """A dial came to nothing, or its link was cut before it carried a session."""
@@ -192,6 +226,7 @@ class Roster:
         """The peer has a ready link, whoever dialled it: dial no more."""
         entry = self._entries.setdefault(address, _Entry())
         entry.connected = True
+        self._weigh(entry, True)
         entry.doubted = False
         entry.failures = 0
         entry.untried = []
@@ -203,6 +238,7 @@ class Roster:
         if entry is None:
             return
         entry.connected = entry.doubted = False
+        self._weigh(entry, not entry.is_hearsay)
         if not entry.sources:
             if not entry.waiting:
                 self.forget(address)
@@ -218,6 +254,12 @@ class Roster:
             entry.wanted = True
             if not entry.dialling and not entry.connected:
                 self._schedule(address, entry, now)
+
+    def attempt(self, address: Address, now: float) -> None:
+        """Dial a peer that is known by hearsay, once."""
+        entry = self._entries.get(address)
+        if entry is not None and not entry.dialling and not entry.connected:
+            self._timers.set(address, now)
 
     def set_waiting(self, address: Address, waiting: bool) -> None:
         """A session waits for a link to the peer, or no longer does: dial it faster, or at leisure."""
@@ -260,7 +302,8 @@ class Roster:
             if not entry.untried:
                 continue
             tier = [endpoint for endpoint in entry.untried[0] if endpoint not in entry.dialling]
-            if self._dialling + len(tier) > DIALS_AT_ONCE_MAX:
+            most = DIALS_AT_ONCE_MAX if entry.is_firm else DIALS_AT_ONCE_MAX * HEARSAY_SHARE
+            if self._dialling + len(tier) > most:
                 self._timers.set(address, now + BUSY_S)
                 continue
             entry.untried.pop(0)

@@ -89,9 +89,9 @@ class Session:
     Queries: ``state``, ``nonce``, ``their_nonce``, ``received``, ``current_link``, ``links``, ``is_suspect``,
     ``is_idle``, ``is_waiting``, ``stats``, ``next_deadline``.
     Inputs: ``establish``, ``link_ready``, ``link_gone``, ``receive``, ``expire``, ``stalled``.
-    Commands: ``open_stream``, ``accept``, ``end``, and those of its streams and ``singles``.
-    Outputs: ``next_packet``, ``links_to_cut``; events go to ``emit``; ``wake(link)`` says that a link has
-    something to send, ``touch()`` that ``next_deadline`` may have come nearer.
+    Commands: ``open_stream``, ``accept``, ``pass_on``, ``end``, and those of its streams and ``singles``.
+    Outputs: ``next_packet``, ``links_to_cut``; events go to ``emit``, gossip to ``hear``; ``wake(link)`` says
+    that a link has something to send, ``touch()`` that ``next_deadline`` may have come nearer.
     """
 
     def __init__(
@@ -107,6 +107,7 @@ class Session:
         wake: Callable[[int], None],
         touch: Callable[[], None],
         now: float,
+        hear: Callable[[wire.Met, float], None] | None = None,
     ) -> None:
         self.remote = remote
         self.nonce = nonce
@@ -128,6 +129,7 @@ class Session:
         self.dropped: dict[DropCause, int] = {}
         self._wake = wake
         self._touch = touch
+        self._hear = hear
         self._budget = budget
         self._links: dict[int, _SessionLink] = {}
         self._control: deque[bytes] = deque()
@@ -217,7 +219,7 @@ class Session:
             dropped=dict(self.dropped),
         )
 
-    def info(self, name: str, metadata: bytes) -> wire.Info:
+    def info(self, name: str, metadata: bytes, tcp_places: str = "") -> wire.Info:
         """Return what to tell the peer on a link."""
         theirs = self.their_nonce or Nonce(0, 0)
         index, key = self.datagrams.announce()
@@ -240,6 +242,7 @@ class Session:
             datagram_message_bytes_max=self.limits.datagram_message_bytes_max,
             udp_places=self.datagrams.plane.udp_places,
             pull_places=self.datagrams.plane.pull_places,
+            tcp_places=tcp_places,
         )
 
     # Inputs
@@ -462,6 +465,12 @@ class Session:
         """Send an unnumbered frame, if there is a link."""
         if self.current_link is not None:
             self._urgent(self.current_link, frame)
+
+    def pass_on(self, frame: wire.Met) -> None:
+        """Tell the peer of another one, in a numbered frame: it arrives once, and in order."""
+        self._control.append(wire.encode_control(frame))
+        if self.current_link is not None:
+            self._wake(self.current_link)
 
     def touch(self) -> None:
         """Look at ``next_deadline`` again."""
@@ -697,6 +706,10 @@ class Session:
         if (stream := self._of_stream(frame.stream_id)) is not None:
             stream.on_reset(frame)
 
+    def _on_met(self, frame: wire.Met, now: float) -> None:
+        if self._hear is not None:
+            self._hear(frame, now)
+
 
 _NUMBERED: dict[type, Callable[[Session, Any, float], None]] = {
     wire.Open: Session._on_open,
@@ -709,4 +722,5 @@ _NUMBERED: dict[type, Callable[[Session, Any, float], None]] = {
     wire.Finish: Session._on_finish,
     wire.Close: Session._on_close,
     wire.Reset: Session._on_reset,
+    wire.Met: Session._on_met,
 }

@@ -30,7 +30,7 @@ CHUNK_BYTES_MAX = 64 * 1024
 """Payload of one chunk; a message above it travels in several, so that small ones slip in between."""
 
 CONTROL_BODY_BYTES_MAX = 7 * 1024
-"""Largest control frame: INFO with 4 KiB of metadata and all places, and a kilobyte to grow."""
+"""Largest control frame: INFO with 4 KiB of metadata and all places, and a little to grow."""
 
 PACKET_BYTES_MAX = 72 * 1024
 """Largest packet: one full run or chunk and the control frames beside it."""
@@ -41,7 +41,7 @@ RELIABILITIES = ("reliable", "unreliable", "sequenced")
 DATAGRAM_KEY_BYTES = 32
 
 PLACES_BYTES_MAX = 768
-"""The places where a node takes datagrams, in INFO: sixteen of the longest, those with an IPv6 address."""
+"""The places of a node for one purpose, in INFO: sixteen of the longest, those with an IPv6 address."""
 
 U32_MAX = 2**32 - 1
 U64_MAX = 2**64 - 1
@@ -134,6 +134,13 @@ class Reset(NamedTuple):
     code: int
     reason: str
     last_consumed: int
+
+
+class Met(NamedTuple):
+    """The sender has a session with this other peer, which said it may be dialled there; "": no longer."""
+
+    address: bytes
+    places: str
 
 
 # Control frames, unnumbered: they concern the link that carries them.
@@ -239,10 +246,12 @@ class Info:
     """Where the sender takes datagrams: ``host:port`` or ``[host]:port``, comma separated."""
     pull_places: str = ""
     """The same for those that come by PUSH."""
+    tcp_places: str = ""
+    """Where the sender may be dialled, for the reader to tell others; none: nobody is told of it."""
 
 
 StreamControl: TypeAlias = Open | Accept | Reject | Grant | Blocked | Finish | Close | Reset
-Control: TypeAlias = StreamControl | Ping | Pong | Goodbye | Probed
+Control: TypeAlias = StreamControl | Ping | Pong | Goodbye | Probed | Met
 Frame: TypeAlias = Control | Data | Chunk | Info
 
 
@@ -272,6 +281,7 @@ _SHAPES: dict[type[Control], tuple[int, tuple[int | tuple[type, int], ...]]] = {
     Pong: (0x12, (U64_MAX,)),
     Goodbye: (0x13, (U32_MAX, _TEXT)),
     Probed: (0x14, (U64_MAX, U64_MAX, U64_MAX)),
+    Met: (0x80, ((bytes, 32), (str, PLACES_BYTES_MAX))),
 }
 _INFO_SHAPE: dict[str, int | tuple[type, int]] = {
     "boot": U64_MAX,
@@ -292,6 +302,7 @@ _INFO_SHAPE: dict[str, int | tuple[type, int]] = {
     "datagram_message_bytes_max": U32_MAX,
     "udp_places": (str, PLACES_BYTES_MAX),
     "pull_places": (str, PLACES_BYTES_MAX),
+    "tcp_places": (str, PLACES_BYTES_MAX),
 }
 _CONTROL_BY_CODE = {code: (frame_type, shape) for frame_type, (code, shape) in _SHAPES.items()}
 DATA_CODE = 0x04

@@ -102,6 +102,8 @@ class SimNode:
     ) -> None:
         self.network = network
         self.address = address
+        self.place = f"10.0.{len(network.nodes) >> 8}.{len(network.nodes) & 255}:4000"
+        """Where it may be dialled as well, and what it tells of itself if it gossips."""
         self.limits = limits
         self.mesh_key = mesh_key
         self.has_datagrams = has_datagrams
@@ -133,6 +135,8 @@ class SimNode:
             plane=self.network.datagrams.plane(self) if self.has_datagrams else None,
             **self.options,
         )
+        if self.options.get("gossips"):
+            self.core.tell_places(self.place, self.network.now)
 
     # What a test does with it
 
@@ -449,7 +453,8 @@ class SimNetwork:
     def dial(self, dialler: SimNode, action: Dial) -> None:
         """Connect two nodes, or fail as a refused or swallowed dial does."""
         target = self.nodes.get(action.remote)
-        if target is None or action.endpoint != f"sim://{target.address}":
+        places = () if target is None else (f"sim://{target.address}", f"tcp://{target.place}")
+        if target is None or action.endpoint not in places:
             dialler.core.dial_failed(action.remote, action.endpoint, self.now)
             return
         link = SimLink(self, dialler, target)

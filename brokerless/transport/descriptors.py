@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -71,6 +72,19 @@ def fingerprint(connection: socket.socket) -> Fingerprint:
 def is_local(of: Fingerprint) -> bool:
     """True for a connection within this host that has no IP address at all."""
     return of[0] == getattr(socket, "AF_UNIX", None)
+
+
+def is_near(of: Fingerprint) -> bool:
+    """True for a connection within this host: with no IP address at all, or from one on loopback."""
+    remote = of[2]
+    return is_local(of) or (isinstance(remote, tuple) and is_loopback(str(remote[0])))
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address on loopback, in whichever form the kernel tells it."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def shut_down(descriptor: int, expected: Fingerprint) -> bool:

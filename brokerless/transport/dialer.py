@@ -13,7 +13,7 @@ from brokerless.address import Address, parse_endpoint
 from brokerless.errors import StartError
 from brokerless.transport import options
 from brokerless.transport.deadlines import Deadlines
-from brokerless.transport.descriptors import require_descriptors
+from brokerless.transport.descriptors import is_loopback, require_descriptors
 from brokerless.transport.monitor import Monitor
 from brokerless.transport.wake import NOBLOCK, Wake
 
@@ -121,6 +121,7 @@ class DialledLink:
     def __init__(self, dialer: Dialer, server: Address) -> None:
         self.number = 0
         self.is_local = False
+        self.is_near = False
         self._dialer = dialer
         self._server = server
         self._resolving: asyncio.Task[None] | None = None
@@ -157,6 +158,7 @@ class DialledLink:
 
     def _connect(self, endpoint: str) -> None:
         dialer, host = self._dialer, _parts(endpoint)[1]
+        self.is_near = self.is_local or is_loopback(host)
         try:
             self._socket = dialer.make_socket(host, self._server)
             self._monitor = Monitor(

@@ -51,6 +51,10 @@ class Link(Protocol):
     def is_local(self) -> bool:
         """True if it runs within this host, by ipc."""
 
+    @property
+    def is_near(self) -> bool:
+        """True if it runs within this host, by ipc or over loopback."""
+
     def send(self, packet: bytes) -> bool:
         """Hand the packet to ZeroMQ; False if the link has no room for it now."""
 

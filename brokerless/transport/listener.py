@@ -20,6 +20,7 @@ from brokerless.transport.descriptors import (
     descriptors_max,
     fingerprint,
     is_local,
+    is_near,
     peer_user,
     shut_down,
 )
@@ -84,6 +85,11 @@ class AcceptedLink:
     def is_local(self) -> bool:
         """True if it came by ipc."""
         return is_local(self.connection.fingerprint)
+
+    @property
+    def is_near(self) -> bool:
+        """True if it came by ipc, or from an address on loopback."""
+        return is_near(self.connection.fingerprint)
 
     def send(self, packet: bytes) -> bool:
         """Hand the packet to ZeroMQ; False if the link has no room for it now."""

@@ -145,6 +145,11 @@ class Transport:
         holder = self._table.get(link)
         return holder is not None and holder.is_local
 
+    def is_near(self, link: int) -> bool:
+        """True for a living link within this host, by ipc or to an address on loopback."""
+        holder = self._table.get(link)
+        return holder is not None and holder.is_near
+
     def dial(self, endpoint: str, server: Address) -> int:
         """Begin to connect to that peer, and return the number of the link that is to be.
 

@@ -47,6 +47,7 @@ class Host:
 
     def __init__(self) -> None:
         self.name, self.metadata, self.asks_admission = "us", b"", False
+        self.tcp_places = "192.0.2.7:4000"
         self.peering = Peering(self, THEM)
         self.events: list[Event] = []
         self.said: list[tuple[int, Any]] = []
@@ -55,6 +56,8 @@ class Host:
         self.asked: list[tuple[int, Peer]] = []
         self.calls: list[str] = []
         self.over: list[Session] = []
+        self.introductions: list[tuple[int, wire.Info]] = []
+        self.partings: list[LossReason] = []
         self.plane = DatagramPlane()
         self.pushes: list[str] = []
         self._epoch = 0
@@ -97,6 +100,12 @@ class Host:
 
     def await_info(self, link: Link, now: float) -> None:
         self.calls.append("await info")
+
+    def introduced(self, link: Link, info: wire.Info, now: float) -> None:
+        self.introductions.append((link.id, info))
+
+    def parted(self, remote: Address, reason: LossReason, now: float) -> None:
+        self.partings.append(reason)
 
     def connected(self, link: Link, now: float) -> None:
         self.calls.append("connected")

@@ -29,6 +29,7 @@ from brokerless.protocol.wire import (
     Goodbye,
     Grant,
     Info,
+    Met,
     Open,
     Packet,
     Ping,
@@ -65,6 +66,7 @@ CODES: dict[type, int] = {
     Pong: 0x12,
     Goodbye: 0x13,
     Probed: 0x14,
+    Met: 0x80,
 }
 FIELDS: dict[type, tuple[Any, ...]] = {
     Open: (ID, RELIABILITY, NAME, BLOB, U32),
@@ -79,6 +81,7 @@ FIELDS: dict[type, tuple[Any, ...]] = {
     Pong: (U64,),
     Goodbye: (U32, TEXT),
     Probed: (U64, U64, U64),
+    Met: ((bytes, 32), (str, 768)),
 }
 INFO_FIELDS: dict[str, Any] = {
     "boot": U64,
@@ -99,12 +102,13 @@ INFO_FIELDS: dict[str, Any] = {
     "datagram_message_bytes_max": U32,
     "udp_places": (str, 768),
     "pull_places": (str, 768),
+    "tcp_places": (str, 768),
 }
 INFO_PAIR = {"datagram_index", "datagram_key"}
 """Either of them means nothing alone."""
 INFO_OPTIONAL = {
     *("their_boot", "their_epoch", "received", "offers_max", "name", "metadata"),
-    *("datagram_message_bytes_max", "udp_places", "pull_places"),
+    *("datagram_message_bytes_max", "udp_places", "pull_places", "tcp_places"),
 }
 EVERY_FIELD = [(kind, position) for kind, allowed in FIELDS.items() for position in range(len(allowed))]
 
@@ -490,9 +494,9 @@ def test_unknown_frames_are_passed_over_or_refused_by_their_highest_bit() -> Non
 
 def test_packets_are_bounded() -> None:
     room = wire.PACKET_BYTES_MAX - wire.PACKET_HEADER_BYTES - wire.FRAME_HEADER_BYTES
-    assert decode_packet(packet(framed(0x80, bytes(room)))).frames == []
+    assert decode_packet(packet(framed(0xFF, bytes(room)))).frames == []
     with pytest.raises(WireError, match="a packet of 73729 bytes"):
-        decode_packet(packet(framed(0x80, bytes(room + 1))))
+        decode_packet(packet(framed(0xFF, bytes(room + 1))))
 
 
 # Nonsense
@@ -514,7 +518,7 @@ GREEDY = {
     "short messages": data(b"\xc4\x02ab" * (ROOM // 4)),
     "empty messages": data(b"\xc4\x00" * (ROOM // 2)),
     "pongs": packet(framed(CODES[Pong], b"\x91\xcf" + b"\xf1" * 8) * (ROOM // 15)),
-    "unknown frames": packet(framed(0x80, b"") * (ROOM // 5)),
+    "unknown frames": packet(framed(0xFF, b"") * (ROOM // 5)),
 }
 GREEDY_AND_SMALL = {
     f"{where} of {declared.hex()}": make(declared)
@@ -529,7 +533,7 @@ GREEDY_AND_SMALL = {
         "an INFO": lambda declared: packet(framed(0x10, b"\x81" + msgpack.packb("name") + declared)),
     }.items()
 } | {
-    "a frame length": packet(struct.pack("!BI", 0x80, U32)),
+    "a frame length": packet(struct.pack("!BI", 0xFF, U32)),
     "a chunk's total": chunk(b"c", total=U32),
 }
 WIDE = b"\xdc\x00\x20"
@@ -579,7 +583,7 @@ def nonsense(chance: random.Random, samples: list[bytes]) -> bytes:
         case 0:
             return chance.randbytes(chance.randrange(120))
         case 1:
-            codes = [*CODES.values(), 0x04, 0x05, 0x10, 0x80]
+            codes = [*CODES.values(), 0x04, 0x05, 0x10, 0xFF]
             return packet(framed(chance.choice(codes), chance.randbytes(chance.randrange(60))))
         case 2:
             return data(chance.choice([b"", b"\xc4\x01a"]) + chance.randbytes(chance.randrange(8)))
