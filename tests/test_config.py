@@ -91,7 +91,11 @@ def test_limits_that_contradict_each_other_are_refused(limits: dict[str, Any], m
 
 def test_everything_has_a_default() -> None:
     config = NodeConfig()
-    assert (config.name, config.mesh, config.discovery) == ("", "dittobus", ("zeroconf", "registry", "gossip"))
+    assert (config.name, config.mesh, config.discovery) == (
+        "",
+        "dittobus",
+        ("zeroconf", "registry", "gossip"),
+    )
     assert config.limits == Limits()
 
 
@@ -137,7 +141,10 @@ def test_a_full_configuration_is_taken() -> None:
         ({"peers": str(TICKET)}, "peers: expected a sequence"),
         ({"peers": ["dittobus://nobody"]}, "ticket: "),
         ({"discovery": "zeroconf"}, "discovery: expected a sequence"),
-        ({"discovery": ["gosip"]}, "discovery: expected zeroconf, registry, gossip or an object, got 'gosip'"),
+        (
+            {"discovery": ["gosip"]},
+            "discovery: expected zeroconf, registry, gossip or an object, got 'gosip'",
+        ),
         ({"interfaces": "192.0.2.7"}, "interfaces: expected a sequence"),
         ({"interfaces": [""]}, "interfaces: expected addresses"),
         ({"interfaces": [7]}, "interfaces: expected addresses"),

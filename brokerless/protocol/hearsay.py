@@ -274,8 +274,7 @@ class Hearsay:
 
     def _withdraw(self, subject: Address, about: _Subject, now: float) -> None:
         before, about.source, about.hinted = about.source, "", ()
-        if before:
-            self._host.hint(subject, before, (), now)
+        self._host.hint(subject, before, (), now)
 
     # Whom to try
 
