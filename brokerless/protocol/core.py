@@ -738,7 +738,8 @@ class NodeCore:
     def tell(self, to: Address, frame: wire.Met) -> None:
         """Tell a peer of another."""
         session = self.session(to)
-        if session is not None and not self._leaving:
+        assert session is not None  # gossip knows when it is over
+        if not self._leaving:
             session.pass_on(frame)
 
     def superseded(self) -> None:

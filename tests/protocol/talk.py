@@ -35,6 +35,7 @@ class Side:
         self.events: list[Event] = []
         self.woken: set[int] = set()
         self.touches = 0
+        self.heard: list[wire.Met] = []
         self.everybody = Budget(limits.memory_bytes_max)
         self.budget = Budget(limits.peer_memory_bytes_max, self.everybody)
         self.session = Session(
@@ -48,6 +49,7 @@ class Side:
             wake=self.woken.add,
             touch=self._touch,
             now=now,
+            hear=lambda frame, now: self.heard.append(frame),
         )
         self._count = 0
         self._consumed = 0  # events

@@ -120,6 +120,7 @@ class Remote:
         mesh_key: bytes = KEY,
         versions: tuple[int, ...] = (1,),
         is_local: bool = False,
+        is_near: bool = False,
     ) -> None:
         self.node = node
         self.address = address
@@ -133,7 +134,7 @@ class Remote:
         if dialled:
             node.core.dialled(self.link, address, PLACE, node.now)
         else:
-            node.core.link_opened(self.link, address, node.now, is_local)
+            node.core.link_opened(self.link, address, node.now, is_local, is_near)
 
     def raw(self, data: bytes) -> None:
         self.node.core.link_message(self.link, data, self.node.now)
@@ -1412,3 +1413,115 @@ def test_errors_about_peers_name_them() -> None:
     assert caught.value.hint
     assert lower.core.peer(higher.address) is None
     assert lower.core.peers == ()
+
+
+# Gossip
+
+
+def gossiping(**options: Any) -> tuple[Node, Remote]:
+    """A node that gossips, and a peer of it that says where it is."""
+    node = Node(gossips=True, **options)
+    return node, Remote(node).join(tcp_places="192.0.2.9:4000")
+
+
+def met(address: Address, places: str = "192.0.2.1:4000") -> wire.Met:
+    return wire.Met(address.public_key, places)
+
+
+def test_a_node_says_where_it_may_be_dialled_and_says_it_again_when_that_changes() -> None:
+    node, remote = gossiping()
+    assert [frame.tcp_places for frame in remote.heard() if isinstance(frame, wire.Info)] == [""]
+    for _ in range(2):
+        node.core.tell_places("192.0.2.7:4000", node.now)
+    (info,) = remote.heard()
+    assert info.tcp_places == "192.0.2.7:4000"
+
+
+def test_a_peer_is_told_of_another_and_that_it_is_gone() -> None:
+    node, remote = gossiping()
+    other = Remote(node, OTHERS[0]).join(tcp_places="192.0.2.10:4000")
+    node.wait(1.0)
+    assert [frame for frame in remote.heard() if isinstance(frame, wire.Met)] == [
+        met(OTHERS[0], "192.0.2.10:4000")
+    ]
+    other.say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    node.wait(1.0)
+    assert [frame for frame in remote.heard() if isinstance(frame, wire.Met)] == [met(OTHERS[0], "")]
+
+
+def test_who_is_told_of_is_dialled_and_joins() -> None:
+    node, remote = gossiping()
+    remote.say_numbered(met(OTHERS[0]))
+    node.wait(0)
+    assert node.core.peer(OTHERS[0]).state is PeerState.KNOWN  # type: ignore[union-attr]
+    assert node.of_type(Dial) == [Dial(OTHERS[0], "tcp://192.0.2.1:4000")]
+    Remote(node, OTHERS[0]).join()
+    node.wait(1.0)
+    assert node.core.stats().hearsay_failed == 0
+    assert node.core.stats().peers == 2
+
+
+def test_who_is_told_of_and_not_there_is_counted() -> None:
+    node = Node(Limits(liveness_s=60.0), gossips=True)
+    remote = Remote(node).join(liveness_ms=60_000)
+    remote.say_numbered(met(OTHERS[0]), met(US), met(OTHERS[1], "127.0.0.1:1"))
+    node.wait(0)
+    node.core.dial_failed(OTHERS[0], "tcp://192.0.2.1:4000", node.now)
+    node.wait(6.5)
+    assert (node.core.stats().rejected_records, node.core.stats().hearsay_failed) == (2, 1)
+    assert len(node.of_type(Dial)) == 1
+
+
+def test_who_is_not_on_the_list_is_not_tried_for_gossip() -> None:
+    node, remote = gossiping(allowed=[THEM])
+    remote.say_numbered(met(OTHERS[0]))
+    node.wait(1.0)
+    assert node.of_type(Dial) == []
+    assert node.core.peer(OTHERS[0]) is None
+
+
+def test_places_on_loopback_are_taken_from_who_is_on_this_host() -> None:
+    for where in ({"is_local": True}, {"is_near": True}):
+        node = Node(gossips=True)
+        remote = Remote(node, THEM, **where).join()
+        remote.say_numbered(met(OTHERS[0], "127.0.0.1:1"))
+        node.wait(0)
+        assert node.of_type(Dial) == [Dial(OTHERS[0], "tcp://127.0.0.1:1")]
+    node = Node(gossips=True)
+    dialled = Remote(node, dialled=True)
+    node.core.link_opened(dialled.link, THEM, node.now, is_near=True)
+    dialled.raw(dialled.handshake.receive(dialled.heard_bytes()[0])[0])
+    dialled.info().say_numbered(met(OTHERS[0], "127.0.0.1:1"))
+    node.wait(0)
+    assert node.of_type(Dial) == [Dial(OTHERS[0], "tcp://127.0.0.1:1")]
+
+
+def test_a_peer_that_was_lost_is_looked_for_one_that_left_is_not() -> None:
+    for farewell, is_sought in ((wire.Farewell.SILENT, True), (wire.Farewell.LEFT, False)):
+        node, remote = gossiping()
+        remote.say(wire.Goodbye(farewell, ""))
+        assert node.core.peers == ()
+        node.wait(1.0)
+        assert node.of_type(Dial) == ([Dial(THEM, "tcp://192.0.2.9:4000")] if is_sought else [])
+        assert (THEM in node.core.roster) is is_sought
+
+
+def test_a_node_that_does_not_gossip_neither_tells_nor_listens() -> None:
+    node = Node()
+    remote = Remote(node).join(tcp_places="192.0.2.9:4000")
+    Remote(node, OTHERS[0]).join(tcp_places="192.0.2.10:4000")
+    remote.say_numbered(met(OTHERS[1]))
+    node.wait(1.0)
+    assert not [frame for frame in remote.heard() if isinstance(frame, wire.Met)]
+    assert node.core.peer(OTHERS[1]) is None
+    assert node.core.stats().rejected_records == 0
+
+
+def test_a_node_that_leaves_gossips_no_more() -> None:
+    node, remote = gossiping()
+    Remote(node, OTHERS[0]).join(tcp_places="192.0.2.10:4000")
+    remote.say_numbered(met(OTHERS[1]))
+    node.core.leave(None)
+    node.wait(1.0)
+    assert not [frame for frame in remote.heard() if isinstance(frame, wire.Met)]
+    assert node.of_type(Dial) == []

@@ -778,3 +778,29 @@ def test_a_session_without_push_ends_without_a_word_of_it() -> None:
     host.peering.end(LossReason.LEFT, PeerLost(reason="left"), 100.0)
     host.peering.settle_datagrams()
     assert host.pushes == []
+
+
+# Told to the node
+
+
+def test_what_a_peer_says_of_itself_is_told_to_the_node_each_time_it_says_it() -> None:
+    host = Host()
+    link = host.link()
+    (said,) = [frame for _, frame in host.said]
+    assert said.tcp_places == host.tcp_places
+    host.hear(link, info())
+    assert isinstance(host.events[-1], PeerJoined)
+    again = dataclasses.replace(info(name="another"), tcp_places="192.0.2.9:4000")
+    host.hear(link, again)
+    assert host.introductions == [(link.id, info()), (link.id, again)]
+    assert host.partings == []
+
+
+def test_the_node_is_told_that_a_peer_is_gone_if_it_was_there() -> None:
+    host = Host()
+    host.link()
+    host.peering.end(LossReason.SILENT, PeerLost(reason="silent"), 100.0)
+    assert host.partings == []
+    host.joined()
+    host.peering.end(LossReason.SILENT, PeerLost(reason="silent"), 100.0)
+    assert host.partings == [LossReason.SILENT]

@@ -16,6 +16,8 @@ from brokerless.protocol.roster import (
     BUSY_S,
     DIALS_AT_ONCE_MAX,
     ENDPOINTS_MAX,
+    HEARSAY,
+    HEARSAY_SHARE,
     NEXT_TIER_S,
     REDIAL_WAITING_MAX_S,
     YIELD_S,
@@ -30,6 +32,7 @@ TCP = "tcp://192.0.2.1:4000"
 OTHER_TCP = "tcp://192.0.2.2:4000"
 IPC = "ipc:///run/peer"
 
+GOSSIP = f"{HEARSAY}somebody"
 NOW = 100.0
 
 
@@ -482,6 +485,90 @@ def test_the_two_thousandth_join_costs_as_the_twentieth(eager: int) -> None:
     assert costs[2_000] <= costs[19]
 
 
+# Hearsay
+
+
+def told(roster: Roster, address: Address = HIGHER, endpoints: tuple[str, ...] = (TCP,)) -> bool:
+    return roster.learn(address, GOSSIP, endpoints, 0, NOW)
+
+
+def test_what_is_known_by_hearsay_is_dialled_once_for_each_attempt() -> None:
+    roster = fresh()
+    assert told(roster)
+    assert run(roster, NOW + 60) == []
+    assert not roster.is_dialling(HIGHER)
+    for when in (1.0, 2.0):
+        assert roster.may_attempt(HIGHER)
+        roster.attempt(HIGHER, NOW + when)
+        roster.attempt(HIGHER, NOW + when)
+        assert run(roster, NOW + 60) == [(when, TCP)]
+    assert not told(roster, endpoints=())
+    assert roster.addresses == ()
+    assert not roster.may_attempt(HIGHER)
+    roster.attempt(HIGHER, NOW)
+    assert roster.plan(NOW) == []
+
+
+def test_nobody_is_attempted_twice_at_once_or_while_there_is_a_link() -> None:
+    roster = fresh()
+    told(roster)
+    roster.attempt(HIGHER, NOW)
+    assert roster.plan(NOW) == [(HIGHER, TCP)]
+    roster.attempt(HIGHER, NOW)
+    assert roster.plan(NOW) == []
+    roster.connected(HIGHER)
+    assert not roster.may_attempt(HIGHER)
+    roster.attempt(HIGHER, NOW)
+    assert roster.plan(NOW) == []
+    roster.disconnected(HIGHER, NOW)
+    assert roster.may_attempt(HIGHER)
+
+
+def test_what_is_known_better_too_is_dialled_as_ever() -> None:
+    roster = known()
+    told(roster, endpoints=(OTHER_TCP,))
+    assert not roster.may_attempt(HIGHER)
+    assert sorted(endpoint for _, endpoint in run(roster, NOW)) == [TCP, OTHER_TCP]
+    roster.learn(HIGHER, "test", (), 0, NOW)
+    assert roster.may_attempt(HIGHER)
+
+
+def test_hearsay_of_somebody_in_use_is_dialled_again_and_again() -> None:
+    roster = fresh(eager_dials_max=1)
+    for number in range(2):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    told(roster)
+    assert not roster.may_attempt(HIGHER)  # the mesh is too large to dial everybody
+    roster.want(HIGHER, NOW)
+    assert roster.may_attempt(HIGHER)
+    assert len([when for when, _ in run(roster, NOW + 20)]) > 5
+
+
+def test_hearsay_does_not_make_the_mesh_a_large_one() -> None:
+    roster = fresh(eager_dials_max=2)
+    for number in range(10):
+        told(roster, peer(number))
+    roster.learn(HIGHER, "test", (TCP,), 1, NOW)
+    assert roster.may_attempt(peer(9))
+    assert run(roster, NOW) == [(0.0, TCP)]
+    roster.connected(peer(0))
+    assert not roster.may_attempt(peer(9))
+
+
+def test_hearsay_fills_half_the_roster_and_takes_half_the_dials() -> None:
+    roster = fresh(peers_max=64)
+    for number in range(64):
+        told(roster, peer(number))
+    assert len(roster.addresses) == roster.ignored == 64 * HEARSAY_SHARE
+    for number in range(32):
+        roster.attempt(peer(number), NOW)
+    assert len(roster.plan(NOW)) == DIALS_AT_ONCE_MAX * HEARSAY_SHARE
+    assert roster.plan(NOW + BUSY_S) == []
+    for number in range(100, 116):
+        assert roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    assert len(roster.plan(NOW)) == 16
+
+
 # Whatever comes
 
 
@@ -500,6 +587,7 @@ STEPS = st.tuples(
             "set_waiting",
             "doubt",
             "rest",
+            "attempt",
         ]
     ),
     st.sampled_from(ADDRESSES),
@@ -513,7 +601,7 @@ def take(roster: Roster, step: tuple[Any, ...], under_way: set[tuple[Address, st
     what, address, places, number = step
     mine = sorted(dial for dial in under_way if dial[0] == address)[:1]
     if what == "learn":
-        roster.learn(address, "ab"[number % 2], places, number % 3, now)
+        roster.learn(address, ("a", "b", GOSSIP)[number % 3], places, number % 4, now)
     elif what in ("fail", "succeed"):
         for dial in mine:
             under_way.discard(dial)

@@ -1409,3 +1409,40 @@ def test_stats_tell_of_datagrams() -> None:
     assert near.datagram_rtt_s == pytest.approx(0.0)
     assert far.datagram_jitter_s is not None
     assert near.loss == 0.0
+
+
+# Of others
+
+
+def test_peers_are_told_of_others_in_order_and_once_whatever_becomes_of_links() -> None:
+    talk = Talk(established=True, links=0)
+    told = [wire.Met(bytes([number]) * 32, f"192.0.2.{number}:4000") for number in range(3)]
+    talk.near.session.pass_on(told[0])  # no link yet
+    assert not talk.near.woken
+    link = talk.link()
+    talk.pump()
+    assert talk.far.heard == told[:1]
+    talk.near.session.pass_on(told[1])
+    assert talk.near.woken == {link}
+    talk.write(talk.near, link)
+    talk.cut(link)
+    talk.near.session.pass_on(told[2])
+    talk.link()
+    talk.pump()
+    assert talk.far.heard == told
+    assert talk.near.session.is_idle
+
+
+def test_who_does_not_listen_passes_over_what_it_is_told() -> None:
+    talk = Talk()
+    talk.far.session._hear = None
+    talk.near.session.pass_on(wire.Met(bytes(32), ""))
+    talk.pump()
+    assert talk.far.session.received == 1
+    assert talk.far.heard == []
+
+
+def test_where_we_may_be_dialled_is_said_in_info() -> None:
+    session = Talk().near.session
+    assert session.info("", b"").tcp_places == ""
+    assert session.info("", b"", "192.0.2.7:4000").tcp_places == "192.0.2.7:4000"
