@@ -15,6 +15,7 @@ from brokerless.transport.descriptors import (
     Reserve,
     borrowed,
     fingerprint,
+    is_near,
     peer_user,
     require_descriptors,
     shut_down,
@@ -49,6 +50,22 @@ def test_the_expected_connection_is_shut_down(ends: tuple[socket.socket, socket.
     assert shut_down(accepted.fileno(), fingerprint_of(accepted.fileno()))
     assert client.recv(1) == b""
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize(
+    ("family", "remote", "is_here"),
+    [
+        (socket.AF_INET, ("127.0.0.9", 1), True),
+        (socket.AF_INET, ("192.0.2.1", 1), False),
+        (socket.AF_INET6, ("::1", 1, 0, 0), True),
+        (socket.AF_INET6, ("::ffff:127.0.0.1", 1, 0, 0), True),
+        (socket.AF_INET6, ("::ffff:192.0.2.1", 1, 0, 0), False),
+        (socket.AF_INET6, ("fe80::1%eth0", 1, 0, 2), False),
+        (socket.AF_UNIX, "", True),
+    ],
+)
+def test_who_connects_from_this_host_is_near(family: int, remote: object, is_here: bool) -> None:
+    assert is_near((family, "ours", remote, 5)) is is_here
 
 
 def test_another_one_with_its_number_is_not(ends: tuple[socket.socket, socket.socket]) -> None:

@@ -66,6 +66,16 @@ async def test_packets_go_both_ways_between_proven_keys(name: str, short_directo
         assert dialler.sink.events[-1] == ("turn",)
 
 
+@pytest.mark.parametrize("name", PLACES)
+async def test_links_within_this_host_are_known_as_such(name: str, short_directory: Path) -> None:
+    async with linked(**place(name, short_directory)) as (dialler, dialled, acceptor, accepted):
+        for end, link in ((dialler, dialled), (acceptor, accepted)):
+            assert end.transport.is_near(link)
+            assert end.transport.is_local(link) is (name == "ipc")
+            end.transport.cut(link)
+            assert not end.transport.is_near(link)
+
+
 async def test_one_port_on_all_hosts() -> None:
     async with running() as dialler, running("127.0.0.1", "127.0.0.2", "::1", "127.0.0.1") as acceptor:
         assert len({endpoint.rpartition(":")[2] for endpoint in acceptor.endpoints}) == 1
