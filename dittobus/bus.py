@@ -76,8 +76,8 @@ class DittoBus(Recipient):
         identity: None for a fresh address, the path of a file that keeps one (made when missing, locked while
             in use), or an ``Identity``.
         peers: Tickets of peers to dial, as text or ``Ticket``.
-        discovery: How to find peers: names (``"zeroconf"``, ``"registry"``, ``"gossip"``: peers tell each other
-            of peers), or objects of the ``Discovery`` protocol. Empty: tickets only.
+        discovery: How to find peers: names (``"zeroconf"``, ``"registry"``, ``"gossip"``: peers tell each
+            other of peers), or objects of the ``Discovery`` protocol. Empty: tickets only.
         interfaces: Addresses of this host to listen on; None for all, or for loopback without a secret.
         port: TCP port to listen on; 0 for any that is free.
         advertise: Endpoints to give in tickets and discovery in place of those bound, as behind a NAT.

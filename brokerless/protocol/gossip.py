@@ -93,9 +93,10 @@ class Gossip:
             peer = self._peers[address] = _Peer(is_near)
             peer.open = dict.fromkeys(other for other in self._peers if other != address)
             self._timers.set(address, now + FIRST_S[self._local < address])
-        endpoints, refused = sift_places(places, is_near)
-        self._refused += refused
+        endpoints, _ = sift_places(places, is_near)
         if endpoints != peer.endpoints:
+            # Loopback is no lie: it is said to everybody, and those elsewhere leave it out.
+            self._refused += sift_places(places, is_near=True)[1]
             peer.endpoints = endpoints
             peer.places = {near: _places(endpoints, near) for near in (True, False)}
             self._host.hint(address, WITH_PEER, endpoints, now)

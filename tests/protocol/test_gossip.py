@@ -248,7 +248,7 @@ def test_lies_are_counted_and_nothing_more() -> None:
     node = Node()
     node.meet(1)
     node.hear(1, 2, "127.0.0.1:1,169.254.0.1:1,224.0.0.1:1,0.0.0.0:1")
-    node.gossip.met(peer(1), f"{place(1)},127.0.0.1:1", False, node.now)
+    node.gossip.met(peer(1), "192.0.2.1:1,127.0.0.1:1,224.0.0.1:1", False, node.now)
     node.gossip.heard(peer(1), wire.Met(US.public_key, place(1)), node.now)
     node.gossip.heard(peer(1), wire.Met(b"too short", place(1)), node.now)
     node.hear(3, 2)  # whom we have no session with
