@@ -254,6 +254,7 @@ def test_a_shared_flight_fills_the_path_and_hardly_more(delay_s: float, bytes_pe
 
 def test_acknowledgements_held_back_and_let_go_at_once_are_no_high_rate() -> None:
     under_way = flight()
+    under_way.is_shared = True
     for now in (0.00, 0.01, 0.02, 0.03):
         under_way.add(bytes(64 * KIB), (), now)
     under_way.acknowledge(4, 0.031)  # the last took 1 ms, but the others did not arrive in it
@@ -262,6 +263,7 @@ def test_acknowledgements_held_back_and_let_go_at_once_are_no_high_rate() -> Non
 
 def test_what_was_sent_slowly_was_not_delivered_faster() -> None:
     under_way = flight()
+    under_way.is_shared = True
     for now in (0.00, 0.01, 0.02, 0.03):
         under_way.add(bytes(64 * KIB), (), now)
     under_way.acknowledge(1, 0.0305)
