@@ -173,10 +173,11 @@ class Strand:
                 self._entries.remove((recipient, entry))
                 entry.taken = True
 
-    def finish(self, deadline: float | None) -> None:
+    def finish(self, deadline: float | None) -> bool:
         """Let what is queued run until monotonic time ``deadline``; then no callback starts any more.
 
-        Called from a callback on the same queue, it sees only to the latter: nothing there could run.
+        Called from a callback on the same queue, it sees only to the latter: nothing there could run. Returns
+        False if a callback still runs in another thread.
         """
         if not any(queue is self.event_queue for queue in _occupied.queues):
             if self._queue._runs_here():
@@ -185,8 +186,14 @@ class Strand:
             elif self._queue._will_run():
                 self._wait_until_rested(deadline)
         self.seal()
-        if self._thread != threading.get_ident():
-            self._wait_until_rested(deadline, running=True)
+        if self._thread == threading.get_ident():
+            return True
+        self._wait_until_rested(deadline, running=True)
+        callback = self._callback
+        if self._thread is None or callback is None:
+            return True
+        _log.warning("callback %s goes on; its bus closes without it", _name_of(callback))
+        return False
 
     def seal(self) -> None:
         """Start no callback any more, and drop what is queued."""

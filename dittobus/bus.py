@@ -175,8 +175,9 @@ class DittoBus(Recipient):
 
         Drains what was sent for up to ``timeout`` seconds. What is still pending then ends in an error, and
         every completion is queued. Lets callbacks that are queued run, where they can; after it has returned
-        none starts. Works from any thread, from a callback (those that were queued are then dropped; futures
-        have their outcome), and twice. On the I/O thread it begins to close, and returns False.
+        none starts, and one that still runs when the time is up is left behind, which is logged. Works from
+        any thread, from a callback (those that were queued are then dropped; futures have their outcome), and
+        twice. On the I/O thread it begins to close, and returns False.
         """
         checked_timeout(timeout)
         begun = monotonic()
@@ -194,9 +195,9 @@ class DittoBus(Recipient):
             self._closing.add_done_callback(lambda _: self._let_go(ground, wait=False))
             return False
         clean = self._closed_cleanly(self._closing)
-        for strand in tuple(ground.strands):
-            strand.finish(None if timeout is None else max(begun + timeout, monotonic() + CALLBACK_GRACE_S))
-        self._let_go(ground, wait=True)
+        deadline = None if timeout is None else max(begun + timeout, monotonic() + CALLBACK_GRACE_S)
+        are_at_rest = [strand.finish(deadline) for strand in tuple(ground.strands)]
+        self._let_go(ground, wait=True, are_at_rest=all(are_at_rest))
         return clean
 
     def _closed_cleanly(self, closing: concurrent.futures.Future[bool], timeout: float | None = None) -> bool:
@@ -212,12 +213,12 @@ class DittoBus(Recipient):
         for strand in tuple(ground.strands):
             strand.seal()
 
-    def _let_go(self, ground: Ground, *, wait: bool) -> None:
+    def _let_go(self, ground: Ground, *, wait: bool, are_at_rest: bool = False) -> None:
         ground.kept.clear()
         ground.io.stop(None if wait else 0)
         if self._own_queue is not None:
             self._own_queue.end()
-            if wait:
+            if wait and are_at_rest:  # else its thread ends when the callback returns, if it ever does
                 self._own_queue.close()
         _exit.forget(self)
 

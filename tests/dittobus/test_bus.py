@@ -37,6 +37,7 @@ from dittobus import (
     _ground,
     _strand,
 )
+from dittobus import bus as bus_module
 from tests.dittobus.recording import WAIT_S, BusRecorder, Log, StreamRecorder
 
 if TYPE_CHECKING:
@@ -553,6 +554,21 @@ def test_close_from_a_callback_while_another_thread_closes(pair: Pair) -> None:
     thread.join(WAIT_S)
     assert not thread.is_alive()
     assert closer.log.of("closed") == [True]
+
+
+def test_a_callback_that_does_not_return_holds_up_no_close(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bus_module, "CALLBACK_GRACE_S", 0.01)
+    near, far, _ = pair
+    far.delegate = stuck = Stuck(release := threading.Event())
+    near.send(b"hello", far.address).result(WAIT_S)
+    stuck.log.wait("stuck")
+    far.close(timeout=0)
+    assert "dittobus-far-callbacks" in {thread.name for thread in threading.enumerate()}  # still in it
+    assert "Stuck.bus_did_receive_single_message goes on" in caplog.text
+    assert far.close()
+    release.set()
 
 
 def test_close_on_the_io_thread_begins_to_close(make_bus: MakeBus) -> None:
