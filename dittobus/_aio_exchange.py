@@ -75,9 +75,11 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         try:
             return await super().shut_down(timeout)
         finally:
-            for task in self._handling:
-                task.cancel()
-            await asyncio.gather(*self._handling, return_exceptions=True)
+            if handling := self._handling - {asyncio.current_task()}:  # a handler may close the bus, too
+                for task in handling:
+                    task.cancel()
+                # Not gathered: where one of them waits for us, each would cancel the other for ever.
+                await asyncio.wait(handling)
 
     # Commands
 

@@ -398,6 +398,25 @@ async def test_a_handler_may_be_a_plain_function_and_is_cancelled_at_close(aio_p
         stream.abort()
 
 
+@pytest.mark.parametrize("in_task", [False, True])
+async def test_a_handler_may_close_the_bus(aio_pair: Pair, in_task: bool) -> None:
+    near, far = aio_pair
+    entered = asyncio.Event()
+
+    async def last(stream: Stream, peer: Any) -> None:
+        entered.set()
+        await (asyncio.create_task(far.close(timeout=0)) if in_task else far.close(timeout=0))
+
+    far.on_stream("last", last)
+    stream = await near.open_stream(far.address, name="last")
+    await entered.wait()
+    await far.close()
+    with pytest.raises(BusError):
+        await stream.receive()
+    await spin()
+    assert not far._exchange._handling
+
+
 async def test_a_bus_dropped_streams_and_offers_leave_nothing(aio_pair: Pair) -> None:
     near, far = aio_pair
     opening = asyncio.create_task(near.open_stream(far.address))
