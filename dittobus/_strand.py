@@ -42,6 +42,8 @@ class Recipient:
     ``is_open`` and ``parked`` are touched by the recipient's strand only.
     """
 
+    __slots__ = ("is_open", "last", "parked")
+
     def __init__(self, *, is_open: bool) -> None:
         self.last: Entry | None = None
         """The newest entry, as long as a newer one may be merged into it."""

@@ -74,6 +74,38 @@ class DittoBusStream(Recipient):
     it, or aborts it when left by an exception. A stream that is collected unclosed is aborted.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_accepted",
+        "_added_bytes",
+        "_closing",
+        "_consumed",
+        "_consumed_reported",
+        "_core",
+        "_delegate",
+        "_end_error",
+        "_ended",
+        "_event_queue",
+        "_finishing",
+        "_flush_posted",
+        "_ground",
+        "_handing_over",
+        "_held",
+        "_id",
+        "_is_reliable",
+        "_lock",
+        "_node",
+        "_numbered",
+        "_report_posted",
+        "_size_max",
+        "_strand",
+        "_taken_bytes",
+        "_telling",
+        "_unread",
+        "_unreported_bytes",
+        "_waiting",
+    )
+
     def __init__(self, ground: Ground, node: Node, core: Stream, *, handing_over: bool) -> None:
         super().__init__(is_open=True)
         self._ground = ground
