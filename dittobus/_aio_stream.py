@@ -8,7 +8,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from brokerless import BusError, EndOfStream, ForkedProcessError, SendQueueFull, StreamFinished, UsageError
-from dittobus._arguments import checked_code, checked_message, checked_reason, checked_timeout
+from dittobus._arguments import (
+    checked_code,
+    checked_message,
+    checked_reason,
+    checked_sequence,
+    checked_timeout,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,6 +49,7 @@ class Stream:
         "_ended",
         "_exchange",
         "_finished_by_peer",
+        "_has_finished",
         "_id",
         "_later",
         "_loop",
@@ -65,6 +72,7 @@ class Stream:
         # Few wait, and mostly nobody does: an empty deque would cost as much as all the rest of a stream.
         self._senders: list[asyncio.Future[None]] = []  # who waits for room, first come, first served
         self._receipts: dict[asyncio.Future[None], int] = {}
+        self._has_finished = False
         # Receiving. Messages are taken from the end of a reversed list: nothing in Python is faster.
         self._batch: list[bytes] = []
         self._batch_size = 0  # messages of the batch whose consumption has not been reported, taken or not
@@ -156,13 +164,16 @@ class Stream:
         """Wait until the remote bus has all messages up to ``sequence``; None means all sent so far.
 
         It says that they are in its memory, not that its application has processed them. Raises what ended
-        the stream before; ``UsageError`` on a stream that may lose messages, which has no receipts.
+        the stream before, ``StreamFinished`` for a message that ``finish`` came before, and ``UsageError`` on
+        a stream that may lose messages, which has no receipts.
         """
-        wanted = self._port.last_sequence if sequence is None else sequence
+        wanted = self._port.last_sequence if sequence is None else checked_sequence(sequence)
         if self._core.acknowledged_sequence >= wanted:
             return
         if self._ended.done():
             raise self._failure()
+        if self._has_finished and wanted > self._port.last_sequence:
+            raise self._never_sent(wanted)
         receipt: asyncio.Future[None] = self._loop.create_future()
         self._receipts[receipt] = wanted
         try:
@@ -173,6 +184,13 @@ class Stream:
     async def finish(self) -> None:
         """End this side's sending, after what was accepted. The other side may still send."""
         self._port.finish()
+        self._has_finished = True
+        for receipt, wanted in self._receipts.items():
+            if wanted > self._port.last_sequence and not receipt.done():
+                receipt.set_exception(self._never_sent(wanted))
+
+    def _never_sent(self, sequence: int) -> StreamFinished:
+        return StreamFinished(f"message {sequence} was never sent", peer=self.peer)
 
     async def _send_in_turn(self, message: bytes) -> int:
         turn: asyncio.Future[None] = self._loop.create_future()

@@ -96,6 +96,15 @@ def checked_channel(channel: int) -> int:
     return channel
 
 
+def checked_sequence(sequence: int) -> int:
+    """Return the number of a message."""
+    if isinstance(sequence, bool) or not isinstance(sequence, int):
+        raise TypeError(f"sequence: expected int, got {type(sequence).__name__}")
+    if sequence < 0:
+        raise ConfigError(f"sequence: expected 0 or more, got {sequence}")
+    return sequence
+
+
 def checked_name(name: str, limits: Limits) -> str:
     """Return the name of a stream or peer."""
     return _checked_text(name, "name", limits.name_bytes_max)

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from brokerless import BusClosed, BusError, EndOfStream, Reliability, StreamFinished, WaitTimeout
-from dittobus._arguments import as_bytes, checked_code, checked_reason, checked_timeout
+from dittobus._arguments import as_bytes, checked_code, checked_reason, checked_sequence, checked_timeout
 from dittobus._mailbox import Mailbox, Over
 from dittobus._outbox import Outbox, Refused
 from dittobus._transmitter import Transmitter, no_receipts
@@ -48,6 +48,7 @@ class Stream:
         "_ended",
         "_exchange",
         "_finished_by_peer",
+        "_has_finished",
         "_id",
         "_inbox",
         "_outbox",
@@ -69,6 +70,7 @@ class Stream:
             self._outbox = Transmitter(exchange.io, core)
         self._watchers: list[Sleeper] = []  # who waits for receipts, or for the end
         self._finished_by_peer = False
+        self._has_finished = False
         self._closing = False
         self._aborted = False
         self._ended = False
@@ -149,16 +151,18 @@ class Stream:
         """Wait until the remote bus has all messages up to ``sequence``; None means all sent so far.
 
         It says that they are in its memory, not that its application has processed them. Raises
-        ``WaitTimeout``, or what ended the stream before; ``UsageError`` on a stream that may lose messages,
-        which has no receipts.
+        ``WaitTimeout``, what ended the stream before, ``StreamFinished`` for a message that ``finish`` came
+        before, and ``UsageError`` on a stream that may lose messages, which has no receipts.
         """
         checked_timeout(timeout)
         self._exchange.check_process()
         if self.reliability is not Reliability.RELIABLE:
             raise no_receipts(self)
-        wanted = self._outbox.sequence if sequence is None else sequence
+        wanted = self._outbox.sequence if sequence is None else checked_sequence(sequence)
 
         def is_settled() -> bool:
+            if self._has_finished and wanted > self._outbox.sequence:
+                return True
             return self._core.acknowledged_sequence >= wanted or self._ended
 
         if not self._watch(is_settled, timeout):
@@ -170,7 +174,8 @@ class Stream:
         """End this side's sending, after what was accepted. The other side may still send."""
         self._exchange.check_process()
         self._outbox.refuse()
-        self._exchange.io.post(partial(_finish, self._outbox, self._core))
+        self._has_finished = True
+        self._exchange.io.post(self._finish_core)
 
     # Receiving
 
@@ -335,17 +340,17 @@ class Stream:
         for watcher in tuple(self._watchers):
             watcher.wake()
 
+    def _finish_core(self) -> None:
+        self._outbox.flush()
+        self._core.finish()
+        self._wake_watchers()
+
     def _close_core(self, deadline: float | None) -> None:
         self._outbox.flush()
         self._inbox.report()
         with contextlib.suppress(BusClosed):  # the bus is closing, and all its streams with it
             left_s = None if deadline is None else max(0.0, deadline - monotonic())
             self._exchange.node.close_stream(self._core, left_s)
-
-
-def _finish(outbox: Outbox | Transmitter, core: CoreStream) -> None:
-    outbox.flush()
-    core.finish()
 
 
 def _abort(inbox: Mailbox[bytes], core: CoreStream, code: int, reason: str) -> None:

@@ -223,6 +223,23 @@ async def test_receipts(ends: Ends) -> None:
 # Ends
 
 
+async def test_no_receipt_is_awaited_of_what_will_never_be_sent(ends: Ends) -> None:
+    ours, theirs = ends
+    await ours.send(b"the only one")
+    waiting = asyncio.create_task(ours.wait_acknowledged(2))
+    await ours.wait_acknowledged(1)
+    await ours.finish()
+    with pytest.raises(StreamFinished, match="message 2 was never sent"):
+        await waiting
+    with pytest.raises(StreamFinished, match="message 3 was never sent"):
+        await ours.wait_acknowledged(3)
+    await ours.wait_acknowledged()
+    for sequence, kind in (("1", TypeError), (True, TypeError), (-1, ConfigError)):
+        with pytest.raises(kind, match="sequence: expected"):
+            await ours.wait_acknowledged(sequence)  # type: ignore[arg-type]
+    assert await theirs.receive() == b"the only one"
+
+
 async def test_the_normal_end(ends: Ends) -> None:
     ours, theirs = ends
     await ours.send(b"last")

@@ -222,6 +222,25 @@ def test_receipts(ends: Ends, threads: ThreadPoolExecutor) -> None:
 # Ends
 
 
+def test_no_receipt_is_awaited_of_what_will_never_be_sent(
+    threads: ThreadPoolExecutor, pair: Pair, ends: Ends
+) -> None:
+    ours, theirs = ends
+    ours.send(b"the only one")
+    waiting = threads.submit(ours.wait_acknowledged, 2)
+    until(pair[0], lambda: ours._watchers)
+    ours.finish()
+    with pytest.raises(StreamFinished, match="message 2 was never sent"):
+        waiting.result(WAIT_S)
+    with pytest.raises(StreamFinished, match="message 3 was never sent"):
+        ours.wait_acknowledged(3)
+    ours.wait_acknowledged()
+    for sequence, kind in (("1", TypeError), (True, TypeError), (-1, ConfigError)):
+        with pytest.raises(kind, match="sequence: expected"):
+            ours.wait_acknowledged(sequence)  # type: ignore[arg-type]
+    assert theirs.receive(WAIT_S) == b"the only one"
+
+
 def test_the_normal_end(ends: Ends) -> None:
     ours, theirs = ends
     ours.send(b"last")
