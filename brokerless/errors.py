@@ -122,7 +122,7 @@ class PeerError(BusError):
 
 
 class UnknownPeer(PeerError, LookupError):
-    """No such peer has been heard of."""
+    """No such peer is known: none was heard of, or it has left for good."""
 
 
 class AmbiguousPeer(PeerError, LookupError):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from brokerless import ConfigError
+from brokerless import ConfigError, Limits
+from dittobus._arguments import checked_name
+
+LONGEST = Limits()
+"""The names that any peer may give to a stream."""
 
 Handler = TypeVar("Handler")
 
@@ -23,8 +27,7 @@ class Bindings(Generic[Handler]):
 
     def bind(self, name: str, handler: Handler) -> None:
         """Give streams of that name to ``handler``; a name has one."""
-        if not isinstance(name, str):
-            raise TypeError(f"name: expected str, got {type(name).__name__}")
+        checked_name(name, LONGEST)
         if not callable(handler):
             raise TypeError(f"handler: expected a callable, got {type(handler).__name__}")
         if name in self._handlers:

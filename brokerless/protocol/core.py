@@ -504,7 +504,7 @@ class NodeCore:
             )
         if peering is None:
             raise UnknownPeer(
-                f"no peer {to.short} has been heard of",
+                f"no peer {to.short} is known: none was heard of, or it has left",
                 peer=to,
                 hint="wait_for_peer, or give its ticket in peers=",
             )

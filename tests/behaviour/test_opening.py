@@ -177,7 +177,7 @@ def test_names_and_metadata_may_be_as_large_as_the_limits(pair: Pair) -> None:
         ({"timeout": "soon"}, TypeError, "timeout"),
         ({"reliability": "reliable"}, TypeError, "reliability"),
         ({"to": "far"}, TypeError, "to: expected a DittoAddress or a Peer"),
-        ({"to": STRANGER}, UnknownPeer, "has been heard of"),
+        ({"to": STRANGER}, UnknownPeer, "was heard of"),
     ],
 )
 def test_what_cannot_be_opened(pair: Pair, arguments: dict[str, Any], kind: type, says: str) -> None:
@@ -281,3 +281,12 @@ def test_bound_names_are_handled_and_others_rejected(pair: Pair) -> None:
     assert isinstance(error, StreamRejected)
     assert error.reason == "nothing here takes streams named 'unbound'"
     assert isinstance(error_of(far.bind("echo", lambda *stream: None)), ConfigError)
+
+
+def test_a_name_that_no_stream_can_have_is_not_bound(pair: Pair) -> None:
+    near, far = pair
+    for name, kind in (("x" * 65, ConfigError), ("\ud800", ConfigError), (b"bytes", TypeError)):
+        error = error_of(far.bind(name, lambda *stream: None))  # type: ignore[arg-type]
+        assert isinstance(error, kind)
+        assert "name: " in str(error)
+    echo(*connect(near, far, "no binding is used"))
