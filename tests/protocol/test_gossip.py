@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 from brokerless.address import Address
-from brokerless.model import PeerLeft
+from brokerless.config import Limits
+from brokerless.model import PeerLeft, PeerState
 from brokerless.protocol import wire
 from brokerless.protocol.gossip import AT_ONCE_MAX, FIRST_S, INTERVAL_S, WITH_PEER, Gossip
 from brokerless.protocol.hearsay import TOLD_MAX
@@ -328,6 +329,21 @@ def test_two_halves_of_a_mesh_find_each_other_again() -> None:
     assert all(meets_all(half) for half in halves)
     network.heal()
     network.run_until(lambda: meets_all(nodes[1:]), 40.0)
+
+
+def test_in_a_large_mesh_all_are_known_and_dialled_on_first_use() -> None:
+    network = SimNetwork(5)
+    nodes = [network.add(Limits(eager_dials_max=4), gossips=True) for _ in range(16)]
+    for node in nodes[1:]:
+        node.learn(nodes[0])
+    network.run(10)
+    assert {len(node.core.peers) for node in nodes} == {15}
+    node = min(nodes, key=lambda node: node.core.stats().peers)
+    assert node.core.stats().peers < 15
+    known = next(peer for peer in node.core.peers if peer.state is PeerState.KNOWN)
+    node.send(b"first use", network.nodes[known.address])
+    network.run(1)
+    assert network.nodes[known.address].singles == [b"first use"]
 
 
 def test_who_leaves_is_not_looked_for() -> None:
