@@ -295,7 +295,8 @@ class Datagrams:
             self._host.drop(DropCause.MALFORMED)
             return
         if self._is_stale(stamp, now):
-            self._host.drop(DropCause.STALE)
+            if isinstance(item, Fragment):  # nobody misses a probe
+                self._host.drop(DropCause.STALE)
             return
         self._here.arrived(stamp, now)
         if place is not None:

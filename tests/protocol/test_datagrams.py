@@ -647,6 +647,19 @@ def test_nothing_is_delivered_before_the_peer_has_answered() -> None:
     assert ends.far.datagrams._reassembly.byte_count == 0
 
 
+def test_probes_that_come_before_the_peer_has_answered_are_no_loss() -> None:
+    ends = DatagramEnds()
+    ends.far.is_delivering = False
+    ends.wait(0.5, carried=False)
+    ends.far.port.taken()
+    probes = ends.near.port.taken()
+    assert probes
+    for probe in probes:
+        ends.far.take(probe, ends.near.port.place)
+    assert ends.far.port.taken() == []  # not answered
+    assert ends.far.dropped == {}
+
+
 def test_what_lay_in_the_socket_is_stale_however_late_it_is_read() -> None:
     ends = DatagramEnds().proven()
     for _ in range(3):
