@@ -53,8 +53,8 @@ class Limits:
     unreliable_queue_bytes_max: int = 1 * MIB
     """Unreliable messages waiting for the application; the oldest are dropped beyond it."""
     peer_memory_bytes_max: int = 128 * MIB
-    """Received and not consumed, plus waiting to be sent, for one peer, above the initial window and the 64 KiB
-    to send that each of its streams has in any case; ``streams_max`` bounds the sum of those."""
+    """Received and not consumed, plus waiting to be sent, for one peer, above the initial window and the
+    64 KiB to send that each of its streams has in any case; ``streams_max`` bounds the sum of those."""
     memory_bytes_max: int = 512 * MIB
     """The same for all peers together."""
     streams_max: int = 32_768
