@@ -144,10 +144,11 @@ class Incoming(Entry):
 
     def __init__(self, stream: DittoBusStream) -> None:
         super().__init__()
-        self._stream = stream
+        self._stream: DittoBusStream | None = stream
 
     def step(self, strand: Strand, recipient: DittoBus) -> bool:
         stream = self._stream
+        assert stream is not None, "delivered once"
         delegate = recipient.delegate
         handler = recipient._bindings.get(stream.name)
         if handler is not None:
@@ -158,6 +159,7 @@ class Incoming(Entry):
         else:
             strand.call(delegate.bus_did_receive_incoming_stream, recipient, stream, stream.peer)
         stream._handed_over()
+        self._stream = None  # the newest entry stays known; the stream is the application's to keep
         return False
 
 

@@ -104,6 +104,7 @@ class Completion(Entry):
 
     def step(self, strand: Strand, recipient: Recipient) -> bool:
         strand.call(self._callback, *self._arguments)
+        self._arguments = ()  # the newest entry stays known; what it brought is the application's to keep
         return False
 
 

@@ -24,6 +24,7 @@ from brokerless import (
     OpenTimeout,
     PortInUse,
     StreamRejected,
+    StreamReset,
     UnknownPeer,
     UsageError,
     WaitTimeout,
@@ -815,6 +816,31 @@ def test_streams_go_to_the_handler_of_their_name(pair: Pair) -> None:
     with pytest.raises(TypeError, match="handler"):
         far.on_stream("other", 7)  # type: ignore[arg-type]
     stream.close()
+
+
+def test_a_stream_that_its_handler_does_not_keep_is_aborted(pair: Pair) -> None:
+    near, far, _ = pair
+    far.on_stream("dropped", lambda stream, peer: None)
+
+    def open_and_wait() -> Any:
+        near.open_stream(far.address, name="dropped").result(WAIT_S).delegate = recorder = StreamRecorder()
+        return recorder.log.wait("closed")
+
+    with pytest.warns(ResourceWarning, match="'dropped' .* never closed"):
+        end = open_and_wait()
+    assert isinstance(end, StreamReset)
+
+
+def test_a_stream_that_its_completion_does_not_keep_is_aborted(pair: Pair) -> None:
+    near, far, recorder = pair
+
+    def open_and_wait() -> Any:
+        near.open_stream(far.address, completion=lambda stream, error: None, name="dropped")
+        return recorder.wait_for_stream()[1].log.wait("closed")
+
+    with pytest.warns(ResourceWarning, match="'dropped' .* never closed"):
+        end = open_and_wait()
+    assert isinstance(end, StreamReset)
 
 
 def test_a_handler_takes_what_was_offered_before(make_bus: MakeBus) -> None:
