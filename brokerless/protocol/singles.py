@@ -316,7 +316,11 @@ class Singles:
             self._host.emit(SendDone(single.send_id, error))
 
     def _unknown(self, cause: BusError) -> DeliveryUnknown:
-        error = DeliveryUnknown("sent, and not acknowledged", peer=self._host.remote)
+        error = DeliveryUnknown(
+            f"sent to {self._host.remote.short}, and not acknowledged",
+            peer=self._host.remote,
+            hint="it may have arrived: ask the other application, or make a second arrival harmless",
+        )
         error.__cause__ = cause
         return error
 

@@ -141,6 +141,9 @@ def test_what_has_left_and_was_not_acknowledged_in_time_is_unknown(line: Line) -
     proxies.freeze()
     error = error_of(near.send(b"perhaps", far.address, timeout=0.05))
     assert isinstance(error, DeliveryUnknown)
+    assert error.peer == far.address
+    assert far.address.short in str(error)
+    assert "it may have arrived" in str(error)
     assert isinstance(error.__cause__, SendTimeout)
     proxies.thaw()
     assert get(far.take_message()).data == b"perhaps"  # this time it did
