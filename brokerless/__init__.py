@@ -74,6 +74,7 @@ from brokerless.model import (
     StreamOpened,
     StreamReady,
     StreamStats,
+    Traffic,
     UnreliableWaiting,
 )
 
@@ -157,6 +158,7 @@ __all__ = [
     "StreamReset",
     "StreamStats",
     "Ticket",
+    "Traffic",
     "UnknownPeer",
     "Unread",
     "UnreliableWaiting",

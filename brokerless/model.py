@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from brokerless.address import Address
     from brokerless.errors import BusError
@@ -289,8 +290,36 @@ class StreamStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """Messages each way, of all streams and single ones together, and what waits now. Bytes are payload."""
+
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+    send_queue_messages: int = 0
+    send_queue_bytes: int = 0
+    unconsumed_messages: int = 0
+    unconsumed_bytes: int = 0
+
+    def past(self) -> Traffic:
+        """Return this without what waits, which is nothing once a stream or conversation is over."""
+        return Traffic(self.messages_sent, self.bytes_sent, self.messages_received, self.bytes_received)
+
+    @classmethod
+    def total(cls, counters: Iterable[Traffic | StreamStats]) -> Traffic:
+        """Return the sum of those, at least one."""
+        return cls(*map(sum, zip(*map(_COUNTS, counters), strict=True)))
+
+
+_COUNTS = attrgetter(*Traffic.__slots__)
+
+
+@dataclass(frozen=True, slots=True)
 class PeerStats:
-    """Counters of one conversation. Bytes are bytes on the wire, before encryption."""
+    """Counters of one conversation. Bytes are bytes on the wire, before encryption; but for ``traffic``."""
+
+    traffic: Traffic = Traffic()
 
     packets_sent: int = 0
     bytes_sent: int = 0
@@ -318,8 +347,9 @@ class PeerStats:
 
 @dataclass(frozen=True, slots=True)
 class NodeStats:
-    """Counters of the node."""
+    """Counters of the node, over all conversations so far."""
 
+    traffic: Traffic = Traffic()
     peers: int = 0
     links: int = 0
     handshakes_refused: int = 0

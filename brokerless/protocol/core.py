@@ -24,7 +24,7 @@ from brokerless.errors import (
     RemoteProtocolError,
     UnknownPeer,
 )
-from brokerless.model import DropCause, LossReason, NodeStats, PeerChanged, Reliability, SendDone
+from brokerless.model import DropCause, LossReason, NodeStats, PeerChanged, Reliability, SendDone, Traffic
 from brokerless.protocol import wire
 from brokerless.protocol.actions import Action, Admit, Confirm, Cut, Dial, Push, Refused, Superseded
 from brokerless.protocol.association import Nonce
@@ -109,6 +109,7 @@ class NodeCore:
         self._opened = 0  # links, since the start
         self._send_id = 0
         self._dropped: Counter[DropCause] = Counter()  # in sessions that are over
+        self._past_traffic = Traffic()
         self._leaving = False
         self._left = False
 
@@ -175,7 +176,9 @@ class NodeCore:
         dropped = self._dropped + Counter(self._plane.dropped)
         for session in self.sessions:
             dropped.update(session.dropped)
+        traffic = [session.traffic() for session in self.sessions]
         return NodeStats(
+            traffic=Traffic.total((self._past_traffic, self._plane.traffic(), *traffic)),
             peers=sum(peering.joined for peering in self._peers.values()),
             links=len(self._links),
             handshakes_refused=self.handshakes_refused,
@@ -629,6 +632,7 @@ class NodeCore:
     def ended(self, session: Session) -> None:
         """The session is over; what it counted is the node's to keep."""
         self._dropped.update(session.dropped)
+        self._past_traffic = Traffic.total((self._past_traffic, session.traffic())).past()
 
     def _wake_link(self, link: int) -> None:
         if link not in self._sendable:

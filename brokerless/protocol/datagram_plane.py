@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from brokerless.model import DropCause
+from brokerless.model import DropCause, Traffic
+from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.datagram import header, unframe_udp
 from brokerless.protocol.unread import Unread
 
@@ -66,6 +67,10 @@ class DatagramPlane:
         self.dropped: dict[DropCause, int] = {}
         """Datagrams of nobody."""
 
+    def traffic(self) -> Traffic:
+        """Return what waits for the application."""
+        return Traffic(unconsumed_messages=len(self.unread), unconsumed_bytes=payload_bytes(self.unread))
+
     def udp_received(self, place: UdpPlace, datagram: bytes, now: float) -> DatagramReader | None:
         """Take the payload of a UDP packet from that place. Return the session that it was of, or None."""
         sealed = unframe_udp(datagram)
@@ -93,3 +98,9 @@ class DatagramPlane:
 
     def _drop(self, cause: DropCause) -> None:
         self.dropped[cause] = self.dropped.get(cause, 0) + 1
+
+
+def payload_bytes(unread: Unread[Any]) -> int:
+    """Return the bytes of the messages that wait there, without what each costs besides."""
+    # The application may take some in between.
+    return max(0, unread.byte_count - len(unread) * MESSAGE_COST_BYTES)

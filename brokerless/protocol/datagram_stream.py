@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from brokerless.errors import BusError
 from brokerless.model import DropCause, Reliability, StreamStats, UnreliableWaiting
+from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.datagram import Kind
+from brokerless.protocol.datagram_plane import payload_bytes
 from brokerless.protocol.stream import Stream
 from brokerless.protocol.stream_state import Receiving, StreamState
 from brokerless.protocol.unread import Unread
@@ -107,7 +109,7 @@ class DatagramStream(Stream):
             messages_received=self._received,
             bytes_received=self._bytes_received,
             unconsumed_messages=len(self.unread),
-            unconsumed_bytes=self.unread.byte_count,
+            unconsumed_bytes=payload_bytes(self.unread),
             dropped=dropped,
         )
 
@@ -155,7 +157,7 @@ class DatagramStream(Stream):
             return False
         self._received += 1
         self._bytes_received += len(data)
-        told = self.unread.put(data, len(data))
+        told = self.unread.put(data, len(data) + MESSAGE_COST_BYTES)
         if told and self.state is StreamState.OPEN:
             self._host.emit(UnreliableWaiting(self, self.unread))
         return True

@@ -10,8 +10,9 @@ import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from brokerless.errors import BusError, ConfigError, MessageTooLarge, NoPath, SendQueueFull, WireError
-from brokerless.model import DatagramPath, DropCause, Message, UnreliableWaiting
+from brokerless.model import DatagramPath, DropCause, Message, Traffic, UnreliableWaiting
 from brokerless.protocol import wire
+from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.datagram import (
     Answer,
     Fragment,
@@ -53,9 +54,6 @@ hundred datagrams, which are read within a few turns."""
 
 SINGLE = 0
 """Stand-in for a stream's number: a single message."""
-
-MESSAGE_COST_BYTES = 64
-"""What a message that waits costs beside its bytes."""
 
 RELIABILITIES = {kind: reliability for reliability, kind in KINDS.items()}
 
@@ -116,6 +114,8 @@ class Datagrams:
         self.pull_places = ""
         """Where the peer takes PUSH, as its INFO tells."""
         self.sent = 0
+        self._singles_sent = self._single_bytes_sent = 0
+        self._singles_received = self._single_bytes_received = 0
         self.told_path = DatagramPath.NONE
         """The path that was told upward; and whether there is a PUSH connection, or is to be one."""
         self.has_push = False
@@ -143,6 +143,15 @@ class Datagrams:
     def path(self) -> DatagramPath:
         """What serves the peer."""
         return self._paths.path
+
+    def traffic(self) -> Traffic:
+        """Return the counters of single messages; what of them waits, waits with those of other peers."""
+        return Traffic(
+            messages_sent=self._singles_sent,
+            bytes_sent=self._single_bytes_sent,
+            messages_received=self._singles_received,
+            bytes_received=self._single_bytes_received,
+        )
 
     @property
     def wants_push(self) -> bool:
@@ -225,6 +234,9 @@ class Datagrams:
             if not self._transmit(targets, plain):
                 break
         else:
+            if stream_id == SINGLE:
+                self._singles_sent += 1
+                self._single_bytes_sent += len(data)
             return None
         if self.path is DatagramPath.NONE:  # where nothing is proven, what takes nothing does not lead there
             text = "neither UDP nor TCP for datagrams reaches the peer"
@@ -366,6 +378,8 @@ class Datagrams:
                 self._host.drop(DropCause.LATE)
             self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, stream.unread.dropped - dropped)
             return
+        self._singles_received += 1
+        self._single_bytes_received += len(data)
         reliability = RELIABILITIES[fragment.kind]
         message = Message(self._host.remote, data, reliability, fragment.channel, now)
         dropped = self.plane.unread.dropped

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from brokerless.errors import RemoteProtocolError, UsageError
-from brokerless.model import DropCause, Offer, PeerStats, Reliability, StreamOffered
+from brokerless.model import DropCause, Offer, PeerStats, Reliability, StreamOffered, Traffic
 from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce
 from brokerless.protocol.datagram_stream import DatagramStream
@@ -151,6 +151,7 @@ class Session:
         self._their_streams_max = limits.streams_max
         self._packets_sent = self._bytes_sent = self._packets_received = self._bytes_received = 0
         self._packets_resent = self._links_lost = 0
+        self._past_traffic = Traffic()
 
     # Queries
 
@@ -196,9 +197,16 @@ class Session:
     def _stuck_at(self) -> float:
         return self.flight.progress_at + STUCK_SHARE * self.liveness.limit_s
 
+    def traffic(self) -> Traffic:
+        """Return the counters of messages: those of the streams that are over, and all others."""
+        singles = (self.singles.traffic(), self.datagrams.traffic())
+        streams = [stream.stats() for stream in self.streams.values()]
+        return Traffic.total((self._past_traffic, *singles, *streams))
+
     def stats(self) -> PeerStats:
         """Return the counters."""
         return PeerStats(
+            traffic=self.traffic(),
             packets_sent=self._packets_sent,
             bytes_sent=self._bytes_sent,
             packets_received=self._packets_received,
@@ -516,6 +524,7 @@ class Session:
     def retire(self, stream: Stream) -> None:
         """The stream is over."""
         self.streams.pop(stream.id, None)
+        self._past_traffic = Traffic.total((self._past_traffic, stream.stats())).past()
         if isinstance(stream, DatagramStream):
             self.datagrams.forget(stream.id)
         self._openings.over(stream.id)

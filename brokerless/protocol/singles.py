@@ -19,7 +19,7 @@ from brokerless.errors import (
     SendTimeout,
     UsageError,
 )
-from brokerless.model import Message, MessageReceived, Reliability, SendDone
+from brokerless.model import Message, MessageReceived, Reliability, SendDone, Traffic
 from brokerless.protocol import wire
 from brokerless.protocol.credit import MESSAGE_COST_BYTES, ReceiveWindow, SendCredit
 from brokerless.protocol.inbound import Arrivals
@@ -53,9 +53,10 @@ class _Single:
 class Singles:
     """The single messages of a session, both directions.
 
-    *Queries* ``id``, ``has_output``, ``is_idle``, ``next_deadline``; *commands* ``send``, ``consume``,
-    ``take_unsent``; *inputs* ``established``, ``on_data``, ``on_chunk``, ``on_grant``, ``on_blocked``,
-    ``acknowledged``, ``grant_oversized``, ``expire``, ``session_ended``; *output* ``next_frame``.
+    *Queries* ``id``, ``has_output``, ``is_idle``, ``next_deadline``, ``traffic``; *commands* ``send``,
+    ``consume``, ``take_unsent``; *inputs* ``established``, ``on_data``, ``on_chunk``, ``on_grant``,
+    ``on_blocked``, ``acknowledged``, ``grant_oversized``, ``expire``, ``session_ended``; *output*
+    ``next_frame``.
     """
 
     __slots__ = (
@@ -97,6 +98,24 @@ class Singles:
     def is_idle(self) -> bool:
         """Whether nothing waits to be sent or acknowledged."""
         return not self._waiting and not self._left
+
+    def traffic(self) -> Traffic:
+        """Return the counters."""
+        # A message that is being cut has spent its credit, and has not left.
+        cutting = 0 if self._cutter is None else self._cutter.cost
+        sent_cost = self._credit.used - cutting
+        arrivals, unconsumed = self._arrivals, self._arrivals.received - self._consumed
+        queued = len(self._waiting) + bool(cutting)
+        return Traffic(
+            messages_sent=self._sent,
+            bytes_sent=sent_cost - self._sent * MESSAGE_COST_BYTES,
+            messages_received=arrivals.received,
+            bytes_received=arrivals.received_cost - arrivals.received * MESSAGE_COST_BYTES,
+            send_queue_messages=queued,
+            send_queue_bytes=self._queued_cost + cutting - queued * MESSAGE_COST_BYTES,
+            unconsumed_messages=unconsumed,
+            unconsumed_bytes=arrivals.received_cost - self._window.consumed - unconsumed * MESSAGE_COST_BYTES,
+        )
 
     def next_deadline(self) -> float | None:
         """Return when ``expire`` has something to do."""

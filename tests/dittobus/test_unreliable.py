@@ -175,7 +175,7 @@ def test_all_that_came_is_told_before_the_end(ends: Ends) -> None:
 def test_a_stream_without_a_delegate_keeps_what_fits_and_tells_it_before_its_close(make_bus: MakeBus) -> None:
     recorder = BusRecorder()
     near = make_bus("near")
-    far = make_bus("far", delegate=recorder, limits=Limits(unreliable_queue_bytes_max=10_000))
+    far = make_bus("far", delegate=recorder, limits=Limits(unreliable_queue_bytes_max=10_640))
     near.wait_for_peer("far").result(WAIT_S)
     ours = near.open_stream(far.address, Reliability.SEQUENCED).result(WAIT_S)
     theirs, _ = recorder.wait_for_stream()

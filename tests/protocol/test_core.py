@@ -38,6 +38,7 @@ from brokerless.model import (
     SendDone,
     StreamEnded,
     StreamOffered,
+    Traffic,
     UnreliableWaiting,
 )
 from brokerless.protocol import wire
@@ -1525,3 +1526,25 @@ def test_a_node_that_leaves_gossips_no_more() -> None:
     node.wait(1.0)
     assert not [frame for frame in remote.heard() if isinstance(frame, wire.Met)]
     assert node.of_type(Dial) == []
+
+
+def test_the_node_counts_the_messages_of_all_conversations_past_and_present() -> None:
+    network = SimNetwork()
+    hub, *others = (network.add(has_datagrams=True) for _ in range(3))
+    for other in others:
+        hub.learn(other)
+        other.learn(hub)
+    network.run_until(lambda: hub.core.stats().peers == 2)
+    network.run(1.0)
+    hub.consumes = False
+    for other in others:
+        other.send(bytes(10), hub)
+        other.send(bytes(5), hub, reliability=Reliability.UNRELIABLE)
+    network.run(1.0)
+    arrived = Traffic(messages_received=4, bytes_received=30, unconsumed_messages=4, unconsumed_bytes=30)
+    assert hub.core.stats().traffic == arrived
+    assert others[0].core.stats().traffic == Traffic(messages_sent=2, bytes_sent=15)
+    others[0].crash()
+    network.run_until(lambda: hub.core.stats().peers == 1)
+    one_is_past = Traffic(messages_received=4, bytes_received=30, unconsumed_messages=3, unconsumed_bytes=20)
+    assert hub.core.stats().traffic == one_is_past

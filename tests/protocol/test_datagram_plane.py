@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from brokerless.address import Address
-from brokerless.model import DropCause
+from brokerless.model import DropCause, Traffic
+from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.datagram import PREFIX, SEALED_BYTES_MAX, SEALED_BYTES_MIN
 from brokerless.protocol.datagram_plane import SINGLES_BYTES_MAX, DatagramPlane
 from brokerless.protocol.paths import UdpPlace
@@ -80,3 +81,11 @@ def test_what_waits_for_the_application_is_bounded() -> None:
             plane.unread.put(object(), 1000)  # type: ignore[arg-type]
         assert plane.unread.byte_count <= bytes_max
         assert plane.unread.dropped > 0
+
+
+def test_it_tells_what_waits_for_the_application() -> None:
+    plane = DatagramPlane()
+    assert plane.traffic() == Traffic()
+    for size in (0, 100):
+        plane.unread.put(object(), size + MESSAGE_COST_BYTES)  # type: ignore[arg-type]
+    assert plane.traffic() == Traffic(unconsumed_messages=2, unconsumed_bytes=100)

@@ -98,7 +98,7 @@ def test_messages_go_both_ways_without_receipts_and_leave_at_once(reliability: R
 
 
 def test_what_waits_and_what_was_dropped_is_seen() -> None:
-    talk = datagram_talk(Limits(unreliable_queue_bytes_max=10_000))
+    talk = datagram_talk(Limits(unreliable_queue_bytes_max=10 * 1064))
     ours, theirs = opened(talk)
     for _ in range(12):
         ours.send(bytes(1000))
@@ -315,3 +315,15 @@ def test_credit_from_the_other_side_changes_nothing() -> None:
     ours.send(b"x")
     talk.pump()
     assert taken(theirs) == [b"x"]
+
+
+@KINDS
+def test_messages_without_content_are_bounded_too(reliability: Reliability) -> None:
+    talk = datagram_talk(Limits(unreliable_queue_bytes_max=6400))
+    ours, theirs = opened(talk, reliability)
+    for _ in range(150):
+        ours.send(b"")
+    talk.pump()
+    stats = theirs.stats()
+    assert (stats.messages_received, stats.unconsumed_messages, stats.unconsumed_bytes) == (150, 100, 0)
+    assert stats.dropped == {DropCause.RECEIVE_QUEUE_FULL: 50}

@@ -10,7 +10,7 @@ import pytest
 
 from brokerless.config import Limits
 from brokerless.errors import ConfigError, MessageTooLarge, NoPath, SendQueueFull
-from brokerless.model import DatagramPath, DropCause, Reliability, UnreliableWaiting
+from brokerless.model import DatagramPath, DropCause, Reliability, Traffic, UnreliableWaiting
 from brokerless.protocol import wire
 from brokerless.protocol.datagram import (
     DATAGRAM_BYTES_MAX,
@@ -28,7 +28,7 @@ from brokerless.protocol.datagram import (
     header,
 )
 from brokerless.protocol.datagram_stream import DatagramStream
-from brokerless.protocol.datagrams import BACKLOG_S, KEY_OVERLAP_S, KEYS_MAX, MESSAGE_COST_BYTES
+from brokerless.protocol.datagrams import BACKLOG_S, KEY_OVERLAP_S, KEYS_MAX, MESSAGE_COST_BYTES, SINGLE
 from brokerless.protocol.paths import GIVE_UP_S, PUSH_AFTER_S
 from tests.protocol.datagram_ends import ELSEWHERE, DatagramEnd, DatagramEnds
 from tests.protocol.two_ends import End
@@ -689,6 +689,18 @@ def stream_of(end: DatagramEnd, reliability: Reliability, stream_id: int = 2) ->
     return stream
 
 
+def test_single_messages_are_counted_each_way() -> None:
+    ends = DatagramEnds().proven()
+    before = ends.near.datagrams.traffic(), ends.far.datagrams.traffic()
+    stream_of(ends.far, Reliability.UNRELIABLE)
+    for stream_id, size in ((SINGLE, 10), (SINGLE, 3000), (2, 7)):
+        ends.near.datagrams.send(Kind.UNRELIABLE, stream_id, 0, bytes(size))
+    ends.carry()
+    sent, received = Traffic(messages_sent=2, bytes_sent=3010), Traffic(0, 0, 2, 3010)
+    assert ends.near.datagrams.traffic() == Traffic.total((before[0], sent))
+    assert ends.far.datagrams.traffic() == Traffic.total((before[1], received))
+
+
 def test_messages_of_a_stream_go_to_it_and_none_of_another_kind() -> None:
     ends = DatagramEnds().proven()
     stream = stream_of(ends.far, Reliability.SEQUENCED)
@@ -703,7 +715,7 @@ def test_messages_of_a_stream_go_to_it_and_none_of_another_kind() -> None:
 
 
 def test_a_stream_that_is_full_loses_its_oldest_and_one_that_is_finished_takes_nothing() -> None:
-    ends = DatagramEnds(Limits(unreliable_queue_bytes_max=3000)).proven()
+    ends = DatagramEnds(Limits(unreliable_queue_bytes_max=3200)).proven()
     stream = stream_of(ends.far, Reliability.UNRELIABLE)
     for number in range(10):
         ends.near.datagrams.send(Kind.UNRELIABLE, 2, 0, b"%d" % number + bytes(999))

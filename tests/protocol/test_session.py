@@ -29,6 +29,7 @@ from brokerless.model import (
     StreamEnded,
     StreamMessages,
     StreamOpened,
+    Traffic,
 )
 from brokerless.protocol import session as module
 from brokerless.protocol import wire
@@ -1393,6 +1394,28 @@ def test_after_a_stall_that_nobody_has_told_of_datagrams_are_stale_until_the_pee
     talk.carry()
     unread = talk.far.session.datagrams.plane.unread
     assert [message.data for message in iter(unread.take, None)] == [b"from now"]
+
+
+def test_stats_sum_up_what_streams_past_and_present_and_single_messages_carried() -> None:
+    talk = Talk(has_datagrams=True)
+    talk.wait(1.0)
+    for name, messages in (("past", 3), ("present", 2)):
+        ours, theirs = talk.opened(name)
+        for _ in range(messages):
+            ours.send(bytes(100))
+        talk.pump()
+        if name == "past":
+            ours.abort()
+            talk.pump()
+    talk.near.session.singles.send(0, bytes(10), 1, None)
+    talk.near.session.datagrams.send(Kind.UNRELIABLE, 0, 0, bytes(5))
+    talk.pump()
+    sent = Traffic(messages_sent=7, bytes_sent=515)
+    assert talk.near.session.stats().traffic == sent
+    received = Traffic(messages_received=7, bytes_received=515, unconsumed_messages=3, unconsumed_bytes=210)
+    assert talk.far.session.stats().traffic == received
+    theirs.consume(2)
+    assert talk.far.session.stats().traffic.unconsumed_bytes == 10
 
 
 def test_stats_tell_of_datagrams() -> None:

@@ -19,7 +19,7 @@ from brokerless.errors import (
     SendTimeout,
     UsageError,
 )
-from brokerless.model import Event, Message, MessageReceived, Reliability, SendDone
+from brokerless.model import Event, Message, MessageReceived, Reliability, SendDone, Traffic
 from brokerless.protocol import wire
 from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.outbound import ROOM_BYTES_MIN
@@ -82,6 +82,29 @@ def test_messages_arrive_in_order_with_their_channels(ends: Ends, singles: Singl
     assert outcomes(ends.near) == dict.fromkeys(range(1, 6))
     assert singles.is_idle
     assert not singles.has_output
+
+
+def test_they_are_counted_each_way_with_what_waits(ends: Ends, singles: Singles) -> None:
+    for send_id, size in enumerate((10, 15_000), 1):
+        singles.send(0, bytes(size), send_id, None)
+    assert singles.traffic() == Traffic(send_queue_messages=2, send_queue_bytes=10 + 15_000)
+    singles.next_frame(9999)
+    left = Traffic(messages_sent=1, bytes_sent=10, send_queue_messages=1, send_queue_bytes=15_000)
+    assert singles.traffic() == left
+    ends.far.singles.on_data(wire.Data(0, 1, 0, [bytes(10)]), 7.0)
+    assert ends.far.singles.traffic() == Traffic(
+        messages_received=1, bytes_received=10, unconsumed_messages=1, unconsumed_bytes=10
+    )
+    ends.far.singles.consume(1, 10)
+    assert ends.far.singles.traffic() == Traffic(messages_received=1, bytes_received=10)
+
+
+def test_a_message_that_is_being_cut_has_not_been_sent(ends: Ends, singles: Singles) -> None:
+    singles.send(0, bytes(15_000), 1, None)
+    singles.next_frame(9999)
+    assert singles.traffic() == Traffic(send_queue_messages=1, send_queue_bytes=15_000)
+    ends.exchange()
+    assert singles.traffic().past() == singles.traffic() == Traffic(messages_sent=1, bytes_sent=15_000)
 
 
 def test_messages_of_one_channel_travel_together(ends: Ends, singles: Singles) -> None:
