@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -153,8 +154,16 @@ class NodeConfig:
             raise ConfigError(f"metadata: bytes, at most {self.limits.metadata_bytes_max} of them")
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 65536:
             raise ConfigError(f"port: 0 to 65535, got {self.port!r:.40}")
+        self._check_identity()
         self._check_admit()
         self._check_places()
+
+    def _check_identity(self) -> None:
+        is_path = isinstance(self.identity, str) or hasattr(self.identity, "__fspath__")
+        is_identity = isinstance(getattr(self.identity, "address", None), Address)
+        if not (self.identity is None or is_path or is_identity):
+            kind = type(self.identity).__name__  # not shown itself: it may be somebody's idea of a key
+            raise ConfigError(f"identity: expected a path, an Identity or None, got {kind}")
 
     def _check_admit(self) -> None:
         if self.admit is None or callable(self.admit):
@@ -177,13 +186,21 @@ class NodeConfig:
             except ConfigError as error:
                 raise ConfigError(f"advertise: {error}") from None
         for host in self.interfaces or ():
-            if not isinstance(host, str) or not host:
+            if host != "*" and not _is_ip(host):
                 raise ConfigError(f"interfaces: expected addresses such as 192.0.2.7, got {host!r:.80}")
         for chosen in self.discovery:
             if isinstance(chosen, str) and chosen not in DISCOVERIES:
                 raise ConfigError(
                     f"discovery: expected {', '.join(DISCOVERIES)} or an object, got {chosen!r:.80}"
                 )
+
+
+def _is_ip(host: Any) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return isinstance(host, str)  # numbers stand for addresses, too
 
 
 def require_trust(mesh: str, secret: str | bytes | None, trust: str | None) -> None:

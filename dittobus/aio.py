@@ -300,8 +300,10 @@ class Bus:
         """Accept streams of that name and give each to ``handler(stream, peer)``, in a task of its own.
 
         Once there is such a binding, streams of other names are rejected, and ``offers`` brings none. A
-        handler that raises aborts its stream.
+        handler that raises aborts its stream. Raises ``BusClosed`` once the bus is closed.
         """
+        if self._closing is not None:
+            raise BusClosed("the bus is closed")
         self._exchange.bind(name, handler)
 
     # The rest is private

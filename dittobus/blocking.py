@@ -402,7 +402,10 @@ class Bus:
 
         Once there is such a binding, streams of other names are rejected, and ``receive_offer`` gets none. A
         handler that raises aborts its stream. When the bus closes, the streams end, and so should handlers.
+        Raises ``BusClosed`` after that.
         """
+        if self._closed:
+            raise BusClosed("the bus is closed")
         self._bindings.bind(name, handler)
         if (exchange := self._exchange) is not None:
             exchange.check_process()

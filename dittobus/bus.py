@@ -283,8 +283,10 @@ class DittoBus(Recipient):
         """Accept streams of that name and give each to ``handler(stream, peer)``, as a callback.
 
         Once there is such a binding, streams of other names are rejected. Set ``stream.delegate`` within the
-        handler, and no callback is missed.
+        handler, and no callback is missed. Raises ``BusClosed`` once the bus is closed.
         """
+        if self._closed:
+            raise BusClosed("the bus is closed")
         self._bindings.bind(name, handler)
         if self._ground is not None and self._exchange is not None:
             self._ground.check_process()

@@ -309,6 +309,7 @@ def test_closing_the_bus_drains_and_ends_everything_once(pair: Pair) -> None:
     assert isinstance(error_of(ours.send(b"later")), CLOSED)
     assert isinstance(error_of(near.send(b"later", far.address)), BusClosed)
     assert isinstance(error_of(near.wait_for_peer("far")), BusClosed)
+    assert isinstance(error_of(near.bind("later", lambda *stream: None)), BusClosed)
     assert near.peers == ()
     for waiting in (taking, offering):
         assert not waiting.done() or isinstance(error_of(waiting), EOFError | BusClosed)
