@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dittobus.aio import Stream
 
 PENDING = 200
-"""Opened at once: 256 may wait for acceptance."""
+"""Opened at once; of more than 256 the rest would wait at the opener."""
 
 SIZE_BYTES = 32
 
