@@ -189,7 +189,8 @@ class ThreadedAioExchange(InOneProcess, AioExchange):
             for event in events:
                 self._add(event)
             are_news = bool(self._events) and not are_awaited
-        if are_news:
+        # A loop that was closed with a delivery to come never makes it, and nobody would look again.
+        if are_news or self._loop.is_closed():
             self._call_soon(self._deliver)
 
     def _prepared(self, event: Event) -> Event:

@@ -211,8 +211,12 @@ atexit.register(lambda: print("exit took", time.monotonic() - ended))
     assert float(output.split()[-1]) < 1.0  # promised in so many words
 
 
-async def test_a_bus_whose_loop_is_gone_closes_when_something_comes(mesh: dict[str, Any]) -> None:
+@pytest.mark.parametrize("undelivered", [[], [None]])
+async def test_a_bus_whose_loop_is_gone_closes_when_something_comes(
+    mesh: dict[str, Any], undelivered: list[None]
+) -> None:
     output = run(
+        f"undelivered = {undelivered}"
         """
 async def main():
     near, far, peer = await open_pair()
@@ -220,6 +224,7 @@ async def main():
 left = []
 asyncio.run(main())
 near, far = (bus._exchange for bus in left)
+near._events.extend(undelivered)
 far.call(setattr, far.node, "metadata", b"something")
 near.io._thread.join()
 print(near._shutdown.done.result(), near.io.loop.is_closed())
