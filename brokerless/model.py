@@ -272,26 +272,8 @@ class DropCause(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class StreamStats:
-    """Counters of one stream. Bytes are payload bytes."""
-
-    messages_sent: int = 0
-    bytes_sent: int = 0
-    messages_received: int = 0
-    bytes_received: int = 0
-    send_queue_messages: int = 0
-    send_queue_bytes: int = 0
-    send_credit_bytes: int = 0
-    """How much the other end would take now (payload + 64 a message)."""
-    unconsumed_messages: int = 0
-    unconsumed_bytes: int = 0
-    dropped: Mapping[DropCause, int] = field(default_factory=dict)
-    """Unreliable messages that were not sent, or not delivered here."""
-
-
-@dataclass(frozen=True, slots=True)
 class Traffic:
-    """Messages each way, of all streams and single ones together, and what waits now. Bytes are payload."""
+    """Messages each way, and what waits now. Bytes are payload bytes."""
 
     messages_sent: int = 0
     bytes_sent: int = 0
@@ -307,7 +289,7 @@ class Traffic:
         return Traffic(self.messages_sent, self.bytes_sent, self.messages_received, self.bytes_received)
 
     @classmethod
-    def total(cls, counters: Iterable[Traffic | StreamStats]) -> Traffic:
+    def total(cls, counters: Iterable[Traffic]) -> Traffic:
         """Return the sum of those, at least one."""
         return cls(*map(sum, zip(*map(_COUNTS, counters), strict=True)))
 
@@ -316,11 +298,21 @@ _COUNTS = attrgetter(*Traffic.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
+class StreamStats(Traffic):
+    """Counters of one stream."""
+
+    send_credit_bytes: int = 0
+    """How much the other end would take now (payload + 64 a message)."""
+    dropped: Mapping[DropCause, int] = field(default_factory=dict)
+    """Unreliable messages that were not sent, or not delivered here."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerStats:
     """Counters of one conversation. Bytes are bytes on the wire, before encryption; but for ``traffic``."""
 
     traffic: Traffic = Traffic()
-
+    """Of all streams and single messages together."""
     packets_sent: int = 0
     bytes_sent: int = 0
     packets_received: int = 0

@@ -149,9 +149,10 @@ class Stream:
     def send_nowait(self, data: Buffer) -> int:
         """Send one message if it is accepted at once, and return its sequence number.
 
-        Raises ``SendQueueFull`` if there is no room, and what ``send`` raises.
+        Raises ``SendQueueFull`` if there is no room, and what ``send`` raises. On a stream that may lose
+        messages it does as ``send``, without a chance for other tasks to run.
         """
-        message = checked_message(data, self._exchange.limits)
+        message = checked_message(data, self._exchange.limits, self.reliability)
         if self._senders:
             raise SendQueueFull("others wait to send on this stream", peer=self.peer, hint="use send()")
         try:

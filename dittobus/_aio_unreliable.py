@@ -46,15 +46,6 @@ class UnreliableStream(Stream):
             self._note_told(error)
             raise
 
-    def send_nowait(self, data: Buffer) -> int:
-        """Do as ``send``, without a chance for other tasks to run."""
-        message = checked_message(data, self._exchange.limits, self.reliability)
-        try:
-            return self._send(message)
-        except BusError as error:
-            self._note_told(error)
-            raise
-
     async def wait_acknowledged(self, sequence: int | None = None) -> None:
         """Raise ``UsageError``: nobody acknowledges what may be lost."""
         raise no_receipts(self)

@@ -14,6 +14,7 @@ from brokerless.model import DatagramPath, DropCause, Message, Traffic, Unreliab
 from brokerless.protocol import wire
 from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.datagram import (
+    STAMP_MODULUS,
     Answer,
     Fragment,
     Kind,
@@ -215,16 +216,15 @@ class Datagrams:
 
     def send(self, kind: Kind, stream_id: int, channel: int, data: bytes) -> Drop | None:
         """Transmit one message; return why it was not. Raises ``MessageTooLarge``, ``ConfigError``."""
-        remote = self._host.remote
         if type(data) is not bytes:
             raise TypeError(f"a message is bytes, not {type(data).__name__}")
         if not 0 <= channel <= wire.U32_MAX:
             raise ConfigError(f"channel: expected 0 to {wire.U32_MAX}, got {channel}")
         if len(data) > self.message_bytes_max:
             text = f"an unreliable message of {len(data)} bytes, at most {self.message_bytes_max}"
-            raise MessageTooLarge(text, peer=remote)
+            raise MessageTooLarge(text, peer=self.remote)
         if self._port is None or self._sealer is None:
-            return self._drop(DropCause.NO_PATH, NoPath("the peer takes no datagrams", peer=remote))
+            return self._drop(DropCause.NO_PATH, NoPath("the peer takes no datagrams", peer=self.remote))
         now = self._port.now()
         self._paths.sent(now)
         targets = self._paths.targets(now)
@@ -240,8 +240,8 @@ class Datagrams:
             return None
         if self.path is DatagramPath.NONE:  # where nothing is proven, what takes nothing does not lead there
             text = "neither UDP nor TCP for datagrams reaches the peer"
-            return self._drop(DropCause.NO_PATH, NoPath(text, peer=remote))
-        full = SendQueueFull("the socket takes no more now", peer=remote)
+            return self._drop(DropCause.NO_PATH, NoPath(text, peer=self.remote))
+        full = SendQueueFull("the socket takes no more now", peer=self.remote)
         return self._drop(DropCause.SEND_QUEUE_FULL, full)
 
     def expect(self) -> None:
@@ -264,7 +264,7 @@ class Datagrams:
         taken = False
         for target in targets:
             if target is PUSH:
-                taken |= self._port.send_push(self._host.remote, sealed)
+                taken |= self._port.send_push(self.remote, sealed)
             else:
                 taken |= self._port.send_udp(target, frame_udp(sealed))
         return taken
@@ -381,7 +381,7 @@ class Datagrams:
         self._singles_received += 1
         self._single_bytes_received += len(data)
         reliability = RELIABILITIES[fragment.kind]
-        message = Message(self._host.remote, data, reliability, fragment.channel, now)
+        message = Message(self.remote, data, reliability, fragment.channel, now)
         dropped = self.plane.unread.dropped
         if self.plane.unread.put(message, len(data) + MESSAGE_COST_BYTES):
             self._host.emit(UnreliableWaiting(None, self.plane.unread))
@@ -396,10 +396,8 @@ class Datagrams:
         answer = (probe.token, self.received, self._highest)
         self._here.counted(*answer[1:], now)
         self._host.tell(wire.Probed(*answer))
-        if place is not None and self._sealer is not None and self._port is not None:
-            sealed = self._sealer.seal(encode_answer(*answer, _stamp(now)))
-            self.sent += 1
-            self._port.send_udp(place, frame_udp(sealed))
+        if place is not None and self._sealer is not None:
+            self._transmit((place,), encode_answer(*answer, _stamp(now)))
 
     def probed(self, frame: wire.Probed, now: float) -> None:
         """The peer says on the link that a probe of ours came."""
@@ -449,4 +447,4 @@ class Datagrams:
 
 
 def _stamp(now: float) -> int:
-    return int(now * 1e6) & wire.U32_MAX
+    return int(now * 1e6) % STAMP_MODULUS

@@ -149,7 +149,6 @@ class Gossip:
 
     def _tell(self, listener: Address, peer: _Peer, now: float) -> None:
         count = 0
-        count = 0
         while peer.open and count < AT_ONCE_MAX:
             subject = next(iter(peer.open))
             del peer.open[subject]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from brokerless.protocol.datagram import STAMP_MODULUS
+
 WINDOW_S = 10.0
 """Loss is that of the last so many seconds: long enough for a share of something, short enough to be news."""
 
@@ -12,9 +14,6 @@ SAMPLE_INTERVAL_S = 0.5
 
 JITTER_GAIN = 1 / 16
 """Weight of the latest difference (RFC 3550, section 6.4.1): a good ratio of noise to speed."""
-
-STAMP_MODULUS = 2**32
-"""A stamp is the sender's clock in microseconds, and starts over after 71 minutes."""
 
 
 class Reception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,13 +58,28 @@ def pair(make_bus: Callable[..., DittoBus]) -> tuple[DittoBus, DittoBus, BusReco
     return near, far, recorder
 
 
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for what blocks; all have ended when the test has."""
+    with ThreadPoolExecutor() as threads:
+        yield threads
+
+
+@pytest.fixture
+def io_thread() -> bool:
+    """Whether asyncio buses have a thread of their own; for a file of tests to say otherwise."""
+    return False
+
+
 @pytest_asyncio.fixture
-async def make_aio_bus(mesh: dict[str, Any]) -> AsyncIterator[Callable[..., Awaitable[aio.Bus]]]:
+async def make_aio_bus(
+    mesh: dict[str, Any], io_thread: bool
+) -> AsyncIterator[Callable[..., Awaitable[aio.Bus]]]:
     """A function that returns a running asyncio bus, which is closed in the end."""
     buses: list[aio.Bus] = []
 
     async def make(name: str, **arguments: Any) -> aio.Bus:
-        bus = aio.Bus(name, **{**mesh, **arguments})
+        bus = aio.Bus(name, **{**mesh, "io_thread": io_thread, **arguments})
         await bus.start()
         buses.append(bus)
         return bus

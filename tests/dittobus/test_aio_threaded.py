@@ -10,7 +10,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from brokerless import (
     Address,
@@ -24,7 +23,6 @@ from brokerless import (
 )
 from dittobus import OpenTimeout, blocking
 from dittobus._aio_threaded import EVENTS_MANY, ThreadedAioExchange
-from dittobus.aio import Bus
 from tests.dittobus.conftest import SECRET
 from tests.dittobus.recording import WAIT_S
 from tests.dittobus.test_aio import *  # noqa: F403
@@ -32,9 +30,9 @@ from tests.dittobus.test_aio import spin
 from tests.dittobus.test_aio_stream import *  # noqa: F403
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
-    from dittobus.aio import Stream
+    from dittobus.aio import Bus, Stream
 
     MakeBus = Callable[..., Awaitable[Bus]]
 
@@ -45,19 +43,9 @@ PROCESS_S = 15.0
 """How long a process may take on a busy machine before it counts as hanging."""
 
 
-@pytest_asyncio.fixture
-async def make_aio_bus(mesh: dict[str, Any]) -> AsyncIterator[Callable[..., Awaitable[Bus]]]:
-    buses: list[Bus] = []
-
-    async def make(name: str, **arguments: Any) -> Bus:
-        bus = Bus(name, **{**mesh, **arguments}, io_thread=True)
-        await bus.start()
-        buses.append(bus)
-        return bus
-
-    yield make
-    for bus in buses:
-        await bus.close(timeout=0)
+@pytest.fixture
+def io_thread() -> bool:
+    return True
 
 
 async def test_credit_comes_back_when_part_of_a_run_was_taken(ends: tuple[Stream, Stream]) -> None:

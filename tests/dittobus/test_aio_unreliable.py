@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
@@ -24,13 +24,12 @@ from brokerless import (
 )
 from brokerless.protocol.datagrams import Datagrams
 from dittobus._aio_exchange import TRANSMISSIONS_IN_ROW
-from dittobus.aio import Bus
 from tests.dittobus.recording import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from dittobus.aio import Stream
+    from dittobus.aio import Bus, Stream
 
     MakeBus = Callable[..., Awaitable[Bus]]
     Pair = tuple[Bus, Bus]
@@ -39,19 +38,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio
 
 
-@pytest_asyncio.fixture(params=[False, True], ids=["in the loop", "in a thread"])
-async def make_aio_bus(request: pytest.FixtureRequest, mesh: dict[str, Any]) -> AsyncIterator[MakeBus]:
-    buses: list[Bus] = []
-
-    async def make(name: str, **arguments: Any) -> Bus:
-        bus = Bus(name, **{**mesh, **arguments}, io_thread=request.param)
-        await bus.start()
-        buses.append(bus)
-        return bus
-
-    yield make
-    for bus in buses:
-        await bus.close(timeout=0)
+@pytest.fixture(params=[False, True], ids=["in the loop", "in a thread"])
+def io_thread(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 @pytest_asyncio.fixture

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +39,7 @@ from tests.dittobus.recording import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import ThreadPoolExecutor
 
 STRANGER = DittoAddress(bytes(range(32)))
 
@@ -51,12 +51,6 @@ PROCESS_S = 30.0
 def pair(mesh: dict[str, Any]) -> Iterator[Pair]:
     with open_pair(mesh) as pair:
         yield pair
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as threads:
-        yield threads
 
 
 # The same bus

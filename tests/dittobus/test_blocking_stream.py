@@ -4,7 +4,6 @@ import gc
 import itertools
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +29,7 @@ from tests.dittobus.recording import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import ThreadPoolExecutor
 
     from dittobus.blocking import Stream
 
@@ -38,12 +38,6 @@ if TYPE_CHECKING:
 def pair(mesh: dict[str, Any]) -> Iterator[Pair]:
     with open_pair(mesh) as pair:
         yield pair
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as threads:
-        yield threads
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +27,7 @@ from tests.dittobus.recording import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import ThreadPoolExecutor
 
     from dittobus.blocking import Stream
 
@@ -36,12 +36,6 @@ if TYPE_CHECKING:
 def pair(mesh: dict[str, Any]) -> Iterator[Pair]:
     with open_pair(mesh) as pair:
         yield pair
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as threads:
-        yield threads
 
 
 @pytest.fixture

@@ -39,12 +39,6 @@ def io() -> Iterator[IoThread]:
     thread.stop()
 
 
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as threads:
-        yield threads
-
-
 class Counted:
     """A mailbox that says how much of it was consumed."""
 

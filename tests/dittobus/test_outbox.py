@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +16,7 @@ from tests.dittobus.recording import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import ThreadPoolExecutor
 
     from brokerless import BusError
 
@@ -115,12 +115,6 @@ def io() -> Iterator[IoThread]:
 @pytest.fixture
 def ends(io: IoThread) -> Ends:
     return Ends(io)
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as threads:
-        yield threads
 
 
 def test_messages_reach_the_core_in_order(ends: Ends) -> None:

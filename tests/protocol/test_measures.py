@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokerless.protocol.measures import SAMPLE_INTERVAL_S, STAMP_MODULUS, WINDOW_S, Reception
+from brokerless.protocol.datagram import STAMP_MODULUS
+from brokerless.protocol.measures import SAMPLE_INTERVAL_S, WINDOW_S, Reception
 
 # Loss
 
