@@ -3,5 +3,6 @@
 from brokerless.testing.chaos import Chaos
 from brokerless.testing.chaos_fate import Disturbance
 from brokerless.testing.chaos_udp import Datagram, Direction, UdpChaos
+from brokerless.testing.trace import FrameLog, describe
 
-__all__ = ["Chaos", "Datagram", "Direction", "Disturbance", "UdpChaos"]
+__all__ = ["Chaos", "Datagram", "Direction", "Disturbance", "FrameLog", "UdpChaos", "describe"]
