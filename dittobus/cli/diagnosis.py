@@ -7,24 +7,14 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from brokerless import NodeConfig
 from brokerless.doctor import Finding, Verdict, examine
-from dittobus._environment import environment, read_secret_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+    from brokerless import NodeConfig
 
 WORDS = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.FAILURE: "FAILED", Verdict.SKIPPED: "skipped"}
-
-
-def configuration(*, secret_file: Path | None, **given: Any) -> NodeConfig:
-    """Return the environment's configuration, with what was given in its place. Raises ``ConfigError``."""
-    arguments = environment()
-    if secret_file is not None:
-        arguments["secret"] = read_secret_file(secret_file, "--secret-file")
-    arguments.update({name: value for name, value in given.items() if value})
-    return NodeConfig(**arguments)
 
 
 def diagnosed(config: NodeConfig, peer: str | None) -> list[Finding]:

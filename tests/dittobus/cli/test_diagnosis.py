@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from brokerless.doctor import Finding, Verdict
-from dittobus import ConfigError, generate_secret
-from dittobus._diagnosis import as_lines, as_object, configuration, failures
+from dittobus import generate_secret
 from dittobus.blocking import Bus
 from dittobus.cli import main
+from dittobus.cli.diagnosis import as_lines, as_object, failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,35 +55,6 @@ class TestPrinted:
     def test_only_failures_fail(self) -> None:
         assert failures(FINDINGS) == ["tcp port"]
         assert as_object(FINDINGS[:2])["ok"] is True
-
-
-@pytest.fixture
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("DITTOBUS_")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.mark.usefixtures("bare_environment")
-class TestConfiguration:
-    def test_an_option_takes_the_place_of_a_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DITTOBUS_MESH", "of the environment")
-        monkeypatch.setenv("DITTOBUS_SECRET", "passphrase of the environment")
-        config = configuration(secret_file=None, mesh="", port=0)
-        assert (config.mesh, config.secret) == ("of the environment", "passphrase of the environment")
-        assert configuration(secret_file=None, mesh="given").mesh == "given"
-
-    def test_a_secret_in_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DITTOBUS_SECRET", "passphrase of the environment")
-        path = tmp_path / "secret"
-        path.write_text("hex:" + "ab" * 32 + "\n")
-        assert configuration(secret_file=path).secret == b"\xab" * 32
-
-    def test_a_file_without_a_secret(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"^--secret-file: cannot read"):
-            configuration(secret_file=tmp_path / "missing")
-        (tmp_path / "short").write_text("short")
-        with pytest.raises(ConfigError, match=r"^--secret-file: secret: at least 8"):
-            configuration(secret_file=tmp_path / "short")
 
 
 @pytest.fixture

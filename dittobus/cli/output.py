@@ -1,0 +1,97 @@
+"""How results are printed: JSON for programs, words and numbers for people, colours for terminals only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from dittobus import Peer
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def is_terminal(output: TextIO | None = None) -> bool:
+    """Tell whether somebody looks on while ``output`` (by default stdout) is written."""
+    output = output or sys.stdout
+    try:
+        return output.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def print_line(line: str) -> None:
+    """Print a line of a result, at once: its reader may wait for it."""
+    print(line, flush=True)
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON object on one line."""
+    print_line(json.dumps(content))
+
+
+def printable(text: str) -> str:
+    """Return ``text`` on one line and with nothing that a terminal would obey: peers choose their names."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def label(peer: Peer) -> str:
+    """Return what to call a peer: its name if it has one, else the beginning of its address."""
+    return printable(peer.name) or peer.address.short
+
+
+def size(count: float) -> str:
+    """Return a number of bytes, for people."""
+    for unit in _UNITS:
+        if count < 1000 or unit == _UNITS[-1]:
+            break
+        count /= 1000
+    return (
+        f"{count:.0f} {unit}"
+        if unit == "B"
+        else f"{count:.3g} {unit}"
+        if count < 100
+        else f"{count:.0f} {unit}"
+    )
+
+
+def seconds(duration_s: float | None) -> str:
+    """Return a time, for people."""
+    if duration_s is None:
+        return "-"
+    if duration_s >= 1:
+        return f"{duration_s:.2f} s"
+    return f"{duration_s * 1e3:.2f} ms" if duration_s >= 1e-3 else f"{duration_s * 1e6:.0f} µs"
+
+
+def share(part: float | None) -> str:
+    """Return a share of 1 in percent."""
+    return "-" if part is None else f"{part * 100:.3g} %"
+
+
+def peer_object(peer: Peer) -> dict[str, Any]:
+    """Return what JSON says of a peer."""
+    return {
+        "address": str(peer.address),
+        "name": peer.name,
+        "metadata": text_or_hex(peer.metadata),
+        "state": peer.state.value,
+        "path": {"reliable": peer.path.reliable.value, "datagram": peer.path.datagram.value},
+        "rtt_s": peer.rtt_s,
+        "jitter_s": peer.jitter_s,
+        "loss": peer.loss,
+    }
+
+
+def text_or_hex(data: bytes) -> dict[str, str]:
+    """Return bytes as JSON can carry them: as text if they are UTF-8, else as digits."""
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        return {"hex": data.hex()}

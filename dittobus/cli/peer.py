@@ -1,0 +1,125 @@
+"""Whom ``PEER`` means: a name, an address, or any beginning of one that fits nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from dittobus import AmbiguousPeer, ConfigError, DittoAddress, PeerRefused, PeerState, WaitTimeout
+from dittobus.cli import exits
+from dittobus.cli.output import label, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dittobus import Peer
+    from dittobus.aio import Bus
+
+SETTLE_S = 0.5
+"""How long peers that are just being met may take before a beginning is said to fit one of them only."""
+
+NAMED_MAX = 5
+"""How many candidates an error names."""
+
+
+async def find_peer(bus: Bus, wanted: str, timeout: float) -> Peer:  # noqa: ASYNC109 - it is told to the bus
+    """Return the live peer that ``wanted`` means, waiting up to ``timeout`` seconds for it.
+
+    Raises ``AmbiguousPeer``, which names the candidates, and ``Failed`` with the code for a peer that was not
+    found, or for one that refused.
+    """
+    with _Refusals() as refusals:
+        try:
+            address = _as_address(wanted)
+            if address is not None:
+                return await bus.wait_for_peer(address, timeout)
+            await bus.wait_for_peer(lambda peer: bool(fitting((peer,), wanted)), timeout)
+        except WaitTimeout:
+            raise _not_found(wanted, timeout, refusals.of(wanted)) from None
+    await _settled(bus)
+    candidates = fitting(live(bus), wanted)
+    if not candidates:
+        raise exits.Failed(f"peer {printable(wanted)!r} has just left", exits.NOT_FOUND)
+    if len(candidates) > 1:
+        raise AmbiguousPeer(
+            f"{printable(wanted)!r} fits {len(candidates)} peers: {_listed(candidates)}",
+            hint="give more of the address",
+        )
+    return candidates[0]
+
+
+def live(bus: Bus) -> list[Peer]:
+    """Return the peers with which there is a conversation."""
+    return [peer for peer in bus.peers if peer.state in (PeerState.ALIVE, PeerState.SUSPECT)]
+
+
+def fitting(peers: Sequence[Peer], wanted: str) -> list[Peer]:
+    """Return those of ``peers`` that ``wanted`` may mean; a whole name comes before all beginnings."""
+    if exact := [peer for peer in peers if peer.name == wanted]:
+        return exact
+    return [
+        peer
+        for peer in peers
+        if wanted and (peer.name.startswith(wanted) or str(peer.address).startswith(wanted.lower()))
+    ]
+
+
+def _as_address(wanted: str) -> DittoAddress | None:
+    try:
+        return DittoAddress.parse(wanted)
+    except ConfigError:
+        return None
+
+
+async def _settled(bus: Bus) -> None:
+    """Wait until everybody who was heard of is met, if that takes no longer than it should."""
+    try:
+        async with asyncio.timeout(SETTLE_S):
+            async for _ in bus.peer_changes():
+                if all(peer.state is not PeerState.JOINING for peer in bus.peers):
+                    return
+    except TimeoutError:
+        pass
+
+
+def _not_found(wanted: str, timeout_s: float, refusal: PeerRefused | None) -> exits.Failed:
+    if refusal is not None:
+        return exits.Failed(f"peer {printable(wanted)!r} cannot be met: {refusal}", exits.REFUSED)
+    return exits.Failed(
+        f"no peer {printable(wanted)!r} within {timeout_s:g} s: 'dittobus peers' lists who is there, "
+        "'dittobus doctor' says why others are not; without a secret only this user's processes on this "
+        "host are met",
+        exits.NOT_FOUND,
+    )
+
+
+def _listed(peers: Sequence[Peer]) -> str:
+    named = [f"{label(peer)} ({peer.address.short})" for peer in sorted(peers, key=lambda peer: peer.address)]
+    rest = len(named) - NAMED_MAX
+    return ", ".join(named[:NAMED_MAX]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class _Refusals(logging.Handler):
+    """The refusals that the library warns of meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._heard: list[PeerRefused] = []
+
+    def of(self, wanted: str) -> PeerRefused | None:
+        """Return the refusal by whom ``wanted`` may mean: that has no name yet, so by anybody."""
+        for refusal in reversed(self._heard):
+            if refusal.peer is None or _as_address(wanted) in (None, refusal.peer):
+                return refusal
+        return None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._heard += [error for error in record.args or () if isinstance(error, PeerRefused)]
+
+    def __enter__(self) -> _Refusals:
+        logging.getLogger("dittobus").addHandler(self)
+        return self
+
+    def __exit__(self, *how: object) -> None:
+        logging.getLogger("dittobus").removeHandler(self)
