@@ -272,10 +272,12 @@ class Datagrams:
     # Inputs
 
     def introduced(self, info: wire.Info, now: float) -> None:
-        """The peer told its key and places; it does so with each INFO."""
+        """The peer told its key and places, as with each INFO. Raises ``WireError`` for what is no place."""
         index = info.datagram_index
         if not index or not info.datagram_key or self._port is None:
             return
+        udp_places = parse_places(info.udp_places)
+        parse_places(info.pull_places)  # they may be used much later, when nobody can be blamed any more
         self.message_bytes_max = min(
             self._host.limits.datagram_message_bytes_max, info.datagram_message_bytes_max
         )
@@ -283,7 +285,7 @@ class Datagrams:
             self._sealed_under.add(index)
             self._sealer = Sealer(index, self._port.make_cipher(info.datagram_key))
         self.pull_places = info.pull_places
-        self._paths.learned(parse_places(info.udp_places), has_pull=bool(info.pull_places), now=now)
+        self._paths.learned(udp_places, has_pull=bool(info.pull_places), now=now)
         self._paths.established(now)
         self._host.touch()
 

@@ -825,9 +825,10 @@ def test_keys_are_not_kept_for_passers_by() -> None:
         assert plane.readers == {}
 
 
-def test_a_peer_whose_places_are_none_is_at_fault() -> None:
+@pytest.mark.parametrize("places", ["udp_places", "pull_places"])
+def test_a_peer_whose_places_are_none_is_at_fault(places: str) -> None:
     both = Datagrams()
-    both.remote.info(datagram_index=5, datagram_key=bytes(32), udp_places="somewhere:1")
+    both.remote.info(datagram_index=5, datagram_key=bytes(32), **{places: "somewhere:1"})
     assert [event.reason for event in both.node.of_type(PeerLeft)] == [LossReason.EXPELLED]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brokerless.config import Limits
-from brokerless.errors import ConfigError, MessageTooLarge, NoPath, SendQueueFull
+from brokerless.errors import ConfigError, MessageTooLarge, NoPath, SendQueueFull, WireError
 from brokerless.model import DatagramPath, DropCause, Reliability, Traffic, UnreliableWaiting
 from brokerless.protocol import wire
 from brokerless.protocol.datagram import (
@@ -187,6 +187,16 @@ def test_a_peer_that_has_told_no_key_is_not_reached() -> None:
     assert ends.near.send(b"x") is not None
     assert ends.near.dropped == {DropCause.NO_PATH: 2}
     assert ends.near.port.udp == []
+
+
+@pytest.mark.parametrize("places", ["udp_places", "pull_places"])
+def test_a_peer_whose_places_are_none_has_told_nothing(places: str) -> None:
+    ends = DatagramEnds(introduced=False)
+    with pytest.raises(WireError, match="not a place"):
+        ends.introduce(ends.far, **{places: "192.0.2.7"})
+    drop = ends.near.send(b"x")
+    assert drop is not None
+    assert drop.cause is DropCause.NO_PATH
 
 
 def test_without_a_port_no_key_is_told_and_none_taken() -> None:
