@@ -20,6 +20,7 @@ from brokerless.protocol.datagram_stream import DatagramStream
 from brokerless.protocol.datagrams import Datagrams
 from brokerless.protocol.flight import Flight, Receipt
 from brokerless.protocol.liveness import Liveness, Verdict
+from brokerless.protocol.offers import Offers
 from brokerless.protocol.openings import Openings
 from brokerless.protocol.singles import Singles
 from brokerless.protocol.stream import Stream
@@ -143,7 +144,7 @@ class Session:
         self._granting = False
         self._timers: Timers[Stream | Singles] = Timers()
         self._openings = Openings(self._offer)
-        self._offered: set[int] = set()  # by the peer
+        self._offers = Offers(limits.offers_max)
         self._lower = local < remote
         self._next_id = 2 if self._lower else 1
         self._next_their_id = 1 if self._lower else 2
@@ -448,7 +449,7 @@ class Session:
 
     def accept(self, stream: Stream, metadata: bytes) -> None:
         """Take an offered stream, with metadata in reply."""
-        self._offered.discard(stream.id)
+        self._offers.answered(stream.id)
         stream.accept(metadata)
 
     def end(self, error: BusError) -> None:
@@ -528,7 +529,7 @@ class Session:
         if isinstance(stream, DatagramStream):
             self.datagrams.forget(stream.id)
         self._openings.over(stream.id)
-        self._offered.discard(stream.id)
+        self._offers.answered(stream.id)
         self._timers.remove(stream)
 
     def reserve(self, byte_count: int) -> bool:
@@ -651,11 +652,10 @@ class Session:
         if self.is_leaving:
             self.control(wire.Reject(frame.stream_id, UNTAKEN, "the bus is being closed"))
             return
-        if len(self._offered) >= self.limits.offers_max or len(self.streams) >= self.limits.streams_max:
+        if len(self.streams) >= self.limits.streams_max or not self._offers.take(frame.stream_id, now):
             self.control(wire.Reject(frame.stream_id, REJECT_BUSY, "too many streams are waiting or open"))
             return
         stream = self._new_stream(frame, frame.credit, None, opener=False)
-        self._offered.add(stream.id)
         self.emit(StreamOffered(Offer(stream)))
 
     def _of_stream(self, stream_id: int) -> Stream | None:
@@ -713,6 +713,7 @@ class Session:
 
     def _on_reset(self, frame: wire.Reset, now: float) -> None:
         if (stream := self._of_stream(frame.stream_id)) is not None:
+            self._offers.withdrawn(frame.stream_id, now)
             stream.on_reset(frame)
 
     def _on_met(self, frame: wire.Met, now: float) -> None:

@@ -36,6 +36,7 @@ from brokerless.protocol import wire
 from brokerless.protocol.datagram import Kind
 from brokerless.protocol.datagram_stream import DatagramStream
 from brokerless.protocol.flight import IN_FLIGHT_BYTES_MIN
+from brokerless.protocol.offers import WITHDRAWALS_MAX
 from brokerless.protocol.session import (
     HELD_BYTES_MAX,
     LIVENESS_S_MIN,
@@ -836,6 +837,19 @@ def test_offers_that_were_withdrawn_make_room() -> None:
             stream.abort()
     talk.pump()
     assert len(talk.far.offered) == 20
+
+
+def test_offers_made_and_taken_back_in_turns_are_turned_down_in_the_end() -> None:
+    far = Talk(Limits()).far
+    for number in range(WITHDRAWALS_MAX + 2):
+        opened, reset = wire.Open(2 * number + 2, 0, "", b"", 0), wire.Reset(2 * number + 2, 0, "", 0)
+        far.session.receive(1, packet(opened, reset, number=number + 1), 30, 100.0)
+    assert len(far.offered) == WITHDRAWALS_MAX
+    rejected = [frame.stream_id for frame in said_by(far) if isinstance(frame, wire.Reject)]
+    assert rejected == [2 * WITHDRAWALS_MAX + 2, 2 * WITHDRAWALS_MAX + 4]
+    again = 2 * WITHDRAWALS_MAX + 6
+    far.session.receive(1, packet(wire.Open(again, 0, "", b"", 0), number=number + 2), 30, 101.0)
+    assert far.offered[-1].id == again
 
 
 def test_who_is_leaving_takes_no_more_streams() -> None:
