@@ -24,7 +24,7 @@ from brokerless import (
     Ticket,
 )
 from brokerless.errors import StreamFinished
-from brokerless.testing.chaos import Chaos
+from brokerless.testing import Chaos
 from tests.witness import Log, Mesh, Stubborn, Witness, commands, files
 
 if TYPE_CHECKING:
@@ -110,12 +110,11 @@ async def test_a_send_that_nobody_acknowledges_ends_as_unknown(tmp_path: Path) -
     async with Mesh(tmp_path) as mesh:
         first = await mesh.start("first", discovery=())
         port = int(first.node.ticket().endpoints[0].rpartition(":")[2])
-        async with Chaos("127.0.0.1", port) as chaos:
-            ticket = Ticket(first.address, (chaos.endpoint,))
-            second = await mesh.start("second", discovery=(), peers=(ticket,))
+        async with Chaos(port) as chaos:
+            second = await mesh.start("second", discovery=(), peers=(chaos.ticket(first),))
             await second.joined(first)
             await first.joined(second)
-            chaos.freeze()
+            chaos.blackhole()
             send_id = second.send(b"x", first)
             acknowledged, seconds = await timed_close(second, 0.2)
             assert not acknowledged
@@ -147,17 +146,16 @@ async def test_an_outage_during_the_close_is_sat_out(tmp_path: Path) -> None:
     async with Mesh(tmp_path) as mesh:
         first = await mesh.start("first", discovery=())
         port = int(first.node.ticket().endpoints[0].rpartition(":")[2])
-        async with Chaos("127.0.0.1", port) as chaos:
-            ticket = Ticket(first.address, (chaos.endpoint,))
-            second = await mesh.start("second", discovery=(), peers=(ticket,))
+        async with Chaos(port) as chaos:
+            second = await mesh.start("second", discovery=(), peers=(chaos.ticket(first),))
             await second.joined(first)
             await first.joined(second)
-            chaos.freeze()
+            chaos.blackhole()
             send_id = second.send(b"x", first)
             closing = asyncio.create_task(second.node.close())
             await asyncio.sleep(0)
             chaos.reset()
-            chaos.thaw()
+            chaos.heal()
             assert await closing
         assert [(done.send_id, done.error) for done in second.of(SendDone)] == [(send_id, None)]
         assert [message.data for message in first.messages] == [b"x"]

@@ -21,48 +21,45 @@ from brokerless import (
     PeerLeft,
     Reliability,
     SendDone,
-    StartError,
     Ticket,
 )
-from brokerless.testing.chaos import Chaos
-from brokerless.testing.chaos_fate import Disturbance
-from brokerless.testing.chaos_udp import UdpChaos
+from brokerless.testing import Chaos, Disturbance
 from tests.witness import Mesh, Witness, reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from brokerless.testing.chaos_udp import Datagram, Direction
+    from brokerless.testing import Datagram, Direction
 
 pytestmark = pytest.mark.asyncio
 
 KIB = 1024
 UNRELIABLE, SEQUENCED = Reliability.UNRELIABLE, Reliability.SEQUENCED
 ROUGH = Disturbance(loss=0.2, reordering=0.3, duplication=0.1)
-SWALLOW = Disturbance(swallow=True)
+SWALLOW = Disturbance(loss=1)  # no black hole: that would hold PUSH up, too
 BATCH = 40
 """Datagrams at once, then an honest one that must arrive: no buffer overflows, none is still under way."""
 
 
 class Line(NamedTuple):
-    """Two nodes, and the UDP proxies that each is reached by. Links pass these by, PUSH has its own."""
+    """Two nodes, and the proxies that each is reached by. Links pass these by."""
 
     first: Witness
     second: Witness
-    to_first: UdpChaos
-    to_second: UdpChaos
+    to_first: Chaos
+    to_second: Chaos
 
     def disturb(self, disturbance: Disturbance) -> None:
         for proxy in (self.to_first, self.to_second):
             proxy.disturb(disturbance)
 
     @property
-    def ways(self) -> tuple[tuple[UdpChaos, Direction], ...]:
+    def ways(self) -> tuple[tuple[Chaos, Direction], ...]:
         """What leads from the first to the second: who sends to a proxy is answered through it."""
-        return (self.to_second, self.to_second.up), (self.to_first, self.to_first.down)
+        return (self.to_second, self.to_second.upstream), (self.to_first, self.to_first.downstream)
 
-    async def recorded(self, *texts: bytes) -> list[tuple[UdpChaos, Datagram]]:
+    async def recorded(self, *texts: bytes) -> list[tuple[Chaos, Datagram]]:
         """Send these, and return all datagrams that came by meanwhile, each with the proxy to replay it."""
         for _, way in self.ways:
             way.is_recording = True
@@ -82,30 +79,18 @@ def path(one: Witness, other: Witness) -> DatagramPath:
     return DatagramPath.NONE if peer is None else peer.path.datagram
 
 
-async def proxies(stack: AsyncExitStack, port: int, seed: int) -> UdpChaos:
-    """Start a proxy for the UDP socket on that port, and one on the next port for the PULL on the next."""
-    while True:
-        udp = await stack.enter_async_context(UdpChaos("127.0.0.1", port, seed=seed))
-        try:
-            await stack.enter_async_context(Chaos("127.0.0.1", port + 1, port=udp.port + 1))
-        except StartError:  # somebody has the next port
-            continue
-        return udp
-
-
 @asynccontextmanager
 async def line(directory: Path, seed: int = 1, **options: Any) -> AsyncIterator[Line]:
     """Two nodes that are told of each other's proxies only, and have proven both ways."""
     async with AsyncExitStack() as stack:
         one, other = (stack.enter_context(reserved_port()) for _ in range(2))
-        near, far = await proxies(stack, one, seed), await proxies(stack, other, seed + 1)
+        near = await stack.enter_async_context(Chaos(one, seed=seed))
+        far = await stack.enter_async_context(Chaos(other, seed=seed + 1))
         mesh = await stack.enter_async_context(Mesh(directory))
         options |= {"discovery": ()}
-        first = await mesh.start("first", port=one, advertise=(f"tcp://{near.place}",), **options)
+        first = await mesh.start("first", port=one, advertise=(near.endpoint,), **options)
         ticket = Ticket(first.address, (f"tcp://127.0.0.1:{one}",))
-        second = await mesh.start(
-            "second", port=other, advertise=(f"tcp://{far.place}",), peers=(ticket,), **options
-        )
+        second = await mesh.start("second", port=other, advertise=(far.endpoint,), peers=(ticket,), **options)
         await first.joined(second)
         await second.joined(first)
         both = Line(first, second, near, far)

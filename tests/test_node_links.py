@@ -27,7 +27,7 @@ from brokerless import (
     StreamFinishedReceiving,
     StreamReady,
 )
-from brokerless.testing.chaos import Chaos
+from brokerless.testing import Chaos
 from tests.witness import Mesh, Witness, reserved_port
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ class Line(NamedTuple):
 
     def freeze(self) -> None:
         for proxy in self.proxies:
-            proxy.freeze()
+            proxy.blackhole()
 
     def thaw(self) -> None:
         for proxy in self.proxies:
-            proxy.thaw()
+            proxy.heal()
 
     def off(self) -> None:
         for proxy in self.proxies:
@@ -87,7 +87,7 @@ class Line(NamedTuple):
 async def line(directory: Path, **options: Any) -> AsyncIterator[Line]:
     """Two nodes that know of each other only what they advertise: their proxies."""
     with reserved_port() as one, reserved_port() as other:
-        async with Chaos("127.0.0.1", one) as near, Chaos("127.0.0.1", other) as far, Mesh(directory) as mesh:
+        async with Chaos(one) as near, Chaos(other) as far, Mesh(directory) as mesh:
             first = await mesh.start("first", port=one, advertise=(near.endpoint,), **options)
             second = await mesh.start("second", port=other, advertise=(far.endpoint,), **options)
             await first.joined(second)

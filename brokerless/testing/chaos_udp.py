@@ -1,22 +1,22 @@
-"""A UDP proxy that misbehaves on command: it loses, doubles, delays and reorders what passes through it."""
+"""Datagrams through a ``Chaos``: each client has a socket of its own towards the target, as behind a NAT."""
 
 from __future__ import annotations
 
 import contextlib
 import heapq
 import socket
-from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from brokerless.testing.chaos_fate import Disturbance, Fates
-from brokerless.testing.chaos_proxy import HOST, Proxy
+from brokerless.errors import PortInUse
+from brokerless.testing.chaos_direction import Datagram
+from brokerless.testing.chaos_fate import Fates
+from brokerless.testing.chaos_tcp import HOST, watch
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-Place: TypeAlias = tuple[str, int]
-"""Where datagrams come from and go to."""
+    from brokerless.testing.chaos_direction import Direction, Place
 
 DATAGRAM_BYTES_MAX = 65_535
 """More than any datagram has: UDP counts its bytes with 16 bits."""
@@ -33,145 +33,97 @@ CLIENTS_MAX = 256
 WAITING_BYTES_MAX = 8 * 1024 * 1024
 """Under way in one direction of a client: 10 MB/s at a latency of 0.8 s. What does not fit is lost."""
 
-RECORDED_MAX = 20_000
-"""Datagrams that a direction remembers, the latest."""
+WAITING_S_MAX = 0.5
+"""At a rate, a datagram that would stand in line for longer is lost, as in a router whose queue is full."""
 
 
-class Datagram(NamedTuple):
-    """A datagram that came by. To replay something else in its place: ``datagram._replace(data=…)``."""
+class UdpDoor:
+    """A port where clients send datagrams for its target."""
 
-    is_upward: bool
-    client: Place
-    data: bytes
-
-
-class Direction:
-    """All that goes up to the target, or down to clients: how it is disturbed, and what came of it.
-
-    ``received + duplicated`` is ``passed + lost + swallowed + failed``, and what is still under way.
-    """
-
-    def __init__(self, *, is_upward: bool) -> None:
-        self.is_upward = is_upward
-        self.disturbance = Disturbance()
-        """May be set at any time, for datagrams to come."""
-        self.is_recording = False
-        """While set, ``recorded`` gets what comes, whatever its fate."""
-        self.recorded: deque[Datagram] = deque(maxlen=RECORDED_MAX)
-        self.received = 0
-        """Datagrams that came to the proxy so far."""
-        self.passed = 0
-        """Handed on, second copies among them."""
-        self.passed_bytes = 0
-        self.lost = 0
-        self.held = 0
-        """Held back, to be overtaken."""
-        self.duplicated = 0
-        """Second copies that were made."""
-        self.swallowed = 0
-        self.failed = 0
-        """Refused by the system, or in excess, or under way to a client that was forgotten."""
-        self.replayed = 0
-        """Sent by ``replay``; in no other counter."""
-
-
-class UdpChaos(Proxy):
-    """Stand between UDP clients and their target, as a NAT does, and disturb what passes.
-
-    Let clients send to ``place``. Each gets a socket of its own towards the target, which knows it by that
-    socket's address. ``up`` is the direction to the target, ``down`` that to clients. Everything takes effect
-    at once; leaving the context drops what is under way. Use it on one event loop, which must have
-    ``add_reader``::
-
-        async with UdpChaos("127.0.0.1", port, seed=1) as chaos:
-            send_to(chaos.place)
-            chaos.disturb(Disturbance(loss=0.2, reordering=0.3, duplication=0.1))
-
-    What is random comes from ``seed``: the n-th datagram of the m-th client has the same fate in every run.
-    ``port`` is that of the proxy, for one that stands beside a TCP proxy; 0: any.
-    """
-
-    _kind = socket.SOCK_DGRAM
-
-    def __init__(self, target_host: str, target_port: int, *, port: int = 0, seed: int = 0) -> None:
-        super().__init__(target_host, target_port, port=port)
+    def __init__(
+        self,
+        family: socket.AddressFamily,
+        address: Any,
+        up: Direction,
+        down: Direction,
+        seed: object,
+        front: int,
+    ) -> None:
+        self.family = family
+        self.address = address
+        self.up = up
+        self.down = down
         self.seed = seed
-        self.up = Direction(is_upward=True)
-        self.down = Direction(is_upward=False)
+        self.front = front
+        self.is_on = False
         self.replies_elsewhere = 0
-        """Datagrams that came to where ``replay`` sends from elsewhere."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: socket.socket | None = None
         self._clients: dict[Place, _Client] = {}  # who was silent longest comes first
         self._clients_ever = 0
         self._elsewhere: dict[Place | None, socket.socket] = {}  # by client, None: the target
 
     @property
-    def place(self) -> str:
-        """The same as ``127.0.0.1:port``."""
-        return f"{HOST}:{self.port}"
-
-    @property
     def clients(self) -> dict[Place, Place]:
         """The address of each client, and the one by which the target knows it."""
         return {address: client.apparent for address, client in self._clients.items()}
 
-    def disturb(self, disturbance: Disturbance) -> None:
-        """Disturb both directions in this way; ``Disturbance()`` leaves both in peace."""
-        self.up.disturbance = self.down.disturbance = disturbance
+    def bind(self, loop: asyncio.AbstractEventLoop, port: int) -> None:
+        """Take the port and read from it. Raises ``PortInUse``."""
+        self._loop = loop
+        self._listener = bound_datagram(port)
+        watch(loop, self._listener, self._on_clients_readable)
+        self.is_on = True
 
-    def rebind(self, client: Place | None = None) -> None:
-        """Give one client, or all, a new address towards the target. What comes to the old one is lost."""
-        self._running_loop()
-        for one in tuple(self._clients.values()) if client is None else (self._clients[client],):
-            one.rebind()
-
-    def replay(self, datagram: Datagram, *, from_elsewhere: bool = False) -> None:
-        """Send a datagram where it was going, at once, undisturbed, as often as this is called.
-
-        It comes from where the first came from, as the receiver sees it now, or from an address that the
-        receiver has not heard of; what is replied to that is counted in ``replies_elsewhere`` and dropped.
-        """
-        self._running_loop()
-        destination = None if datagram.is_upward else datagram.client
-        if from_elsewhere:
-            if destination not in self._elsewhere:
-                self._elsewhere[destination] = self._open_elsewhere(destination)
-            hand_over(self._elsewhere[destination], datagram.data)
-        elif datagram.is_upward:
-            self._client(datagram.client).send_up(datagram.data)
-        else:
-            self._send_down(datagram.client, datagram.data)
-        (self.up if datagram.is_upward else self.down).replayed += 1
-
-    def _open_up(self) -> None:
-        self._listener = enlarged(self._bind())
-        self._watch(self._listener, self._on_clients_readable)
-
-    def _close_down(self) -> None:
+    def close(self) -> None:
+        """Drop what is under way, and let go of everything."""
         for client in tuple(self._clients.values()):
             self._forget(client)
         for watched in (self._listener, *self._elsewhere.values()):
             self._close(watched)
+        self._listener = None
+        self._elsewhere.clear()
 
-    def _connect(self, destination: Place | None) -> socket.socket:
+    def rebind(self, client: Place | None) -> None:
+        """Give one client, or all, a new address towards the target."""
+        for one in tuple(self._clients.values()):
+            if client is None or one.address == client:
+                one.rebind()
+
+    def replay(self, datagram: Datagram, is_to_target: bool, from_elsewhere: bool) -> None:
+        """Send a datagram where it was going."""
+        destination = None if is_to_target else datagram.client
+        if from_elsewhere:
+            if destination not in self._elsewhere:
+                self._elsewhere[destination] = self._open_elsewhere(destination)
+            hand_over(self._elsewhere[destination], datagram.data)
+        elif is_to_target:
+            self._client(datagram.client).send_up(datagram.data)
+        else:
+            self.send_down(datagram.client, datagram.data)
+        (self.up if is_to_target else self.down).replayed += 1
+
+    def connect(self, destination: Place | None) -> socket.socket:
         """Return a socket to the target, or to a client; nobody else is heard by it."""
-        connected = socket.socket(self._family if destination is None else socket.AF_INET, self._kind)
+        family = self.family if destination is None else socket.AF_INET
+        connected = socket.socket(family, socket.SOCK_DGRAM)
         try:
             connected.setblocking(False)
-            connected.connect(self._address if destination is None else destination)
+            connected.connect(self.address if destination is None else destination)
         except OSError:
             connected.close()
             raise
         return enlarged(connected)
 
     def _open_elsewhere(self, destination: Place | None) -> socket.socket:
-        elsewhere = self._connect(destination)
+        elsewhere = self.connect(destination)
 
         def drop() -> None:
             for _ in received(elsewhere):
                 self.replies_elsewhere += 1
 
-        self._watch(elsewhere, drop)
+        assert self._loop is not None
+        watch(self._loop, elsewhere, drop)
         return elsewhere
 
     def _close(self, watched: socket.socket | None) -> None:
@@ -195,7 +147,8 @@ class UdpChaos(Proxy):
         if client is None:
             if len(self._clients) >= CLIENTS_MAX:
                 self._forget(next(iter(self._clients.values())))
-            client = _Client(self, address, self._clients_ever + 1)
+            assert self._loop is not None
+            client = _Client(self, self._loop, address, self._clients_ever + 1)
             self._clients_ever += 1
         self._clients[address] = client
         return client
@@ -204,7 +157,8 @@ class UdpChaos(Proxy):
         self._clients.pop(client.address)
         client.stop()
 
-    def _send_down(self, client: Place, data: bytes) -> bool:
+    def send_down(self, client: Place, data: bytes) -> bool:
+        """Send to a client; False if the system refused."""
         assert self._listener is not None
         with contextlib.suppress(OSError):
             self._listener.sendto(data, client)
@@ -215,13 +169,13 @@ class UdpChaos(Proxy):
 class _Client:
     """A client, its socket towards the target, and a flow each way."""
 
-    def __init__(self, chaos: UdpChaos, address: Place, number: int) -> None:
+    def __init__(self, door: UdpDoor, loop: asyncio.AbstractEventLoop, address: Place, number: int) -> None:
         self.address = address
-        self._chaos = chaos
+        self._door = door
+        self._loop = loop
         self._upstream = self._open()
-        loop = chaos._running_loop()
-        self.up = _Flow(chaos.up, Fates(chaos.seed, "up", number), loop, address, self.send_up)
-        self.down = _Flow(chaos.down, Fates(chaos.seed, "down", number), loop, address, self._send_down)
+        self.up = _Flow(self, door, loop, door.up, number, self.send_up)
+        self.down = _Flow(self, door, loop, door.down, number, self._send_down)
 
     @property
     def apparent(self) -> Place:
@@ -230,19 +184,19 @@ class _Client:
 
     def rebind(self) -> None:
         before, self._upstream = self._upstream, self._open()  # in this order, or the port could be the same
-        self._chaos._close(before)
+        self._door._close(before)
 
     def stop(self) -> None:
         self.up.stop()
         self.down.stop()
-        self._chaos._close(self._upstream)
+        self._door._close(self._upstream)
 
     def send_up(self, data: bytes) -> bool:
         return hand_over(self._upstream, data)
 
     def _open(self) -> socket.socket:
-        upstream = self._chaos._connect(None)
-        self._chaos._watch(upstream, self._on_target_readable)
+        upstream = self._door.connect(None)
+        watch(self._loop, upstream, self._on_target_readable)
         return upstream
 
     def _on_target_readable(self) -> None:
@@ -250,7 +204,7 @@ class _Client:
             self.down.take(data)
 
     def _send_down(self, data: bytes) -> bool:
-        return self._chaos._send_down(self.address, data)
+        return self._door.send_down(self.address, data)
 
 
 class _Flow:
@@ -258,16 +212,18 @@ class _Flow:
 
     def __init__(
         self,
-        direction: Direction,
-        fates: Fates,
+        client: _Client,
+        door: UdpDoor,
         loop: asyncio.AbstractEventLoop,
-        client: Place,
+        direction: Direction,
+        number: int,
         send: Callable[[bytes], bool],
     ) -> None:
+        self._client = client.address
+        self._door = door
         self._direction = direction
-        self._fates = fates
+        self._fates = Fates(door.seed, direction.way, number)
         self._loop = loop
-        self._client = client
         self._send = send
         self._waiting: list[tuple[float, int, bytes]] = []  # a heap: when due, in which order, what
         self._waiting_bytes = 0
@@ -280,13 +236,13 @@ class _Flow:
         direction, disturbance = self._direction, self._direction.disturbance
         direction.received += 1
         if direction.is_recording:
-            direction.recorded.append(Datagram(direction.is_upward, self._client, data))
+            direction.recorded.append(Datagram(direction.is_upward, self._client, data, self._door.front))
         fate = self._fates.next(disturbance)
-        if disturbance.swallow:
+        if disturbance.blackhole or not self._door.is_on:
             direction.swallowed += 1
         elif fate.is_lost:
             direction.lost += 1
-        elif self._waiting_bytes + len(data) * len(fate.delays_s) > WAITING_BYTES_MAX:
+        elif self._is_full(len(data) * len(fate.delays_s)):
             direction.failed += 1
         else:
             direction.duplicated += len(fate.delays_s) - 1
@@ -298,6 +254,11 @@ class _Flow:
                 for number in tuple(self._held):
                     self._let_go(number)
                 self._run()
+
+    def _is_full(self, byte_count: int) -> bool:
+        if self._waiting_bytes + byte_count > WAITING_BYTES_MAX:
+            return True
+        return self._direction.waits_s(self._loop.time()) > WAITING_S_MAX
 
     def stop(self) -> None:
         for timer, _, _ in self._held.values():
@@ -326,7 +287,8 @@ class _Flow:
         now = self._loop.time()
         for delay_s in delays_s:
             self._count += 1
-            heapq.heappush(self._waiting, (now + delay_s, self._count, data))
+            due = self._direction.through_at(len(data), now) + delay_s
+            heapq.heappush(self._waiting, (due, self._count, data))
 
     def _run(self) -> None:
         """Pass on what is due, and come back for the rest."""
@@ -341,6 +303,18 @@ class _Flow:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(self._waiting[0][0], self._run) if self._waiting else None
+
+
+def bound_datagram(port: int) -> socket.socket:
+    """Return a socket bound to that port on loopback. Raises ``PortInUse``."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bound.setblocking(False)
+    try:
+        bound.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        raise PortInUse(f"cannot bind {HOST}:{port} for UDP: {error}") from error
+    return enlarged(bound)
 
 
 def received(readable: socket.socket) -> list[tuple[bytes, Place]]:

@@ -6,7 +6,7 @@ import os
 import queue
 import socket
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -124,8 +124,11 @@ class Stage:
 
 
 def free_port() -> int:
-    """Return a port of this host that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of this host on which nobody listens now, nor on the next: a bus takes both."""
+    while True:
+        with socket.socket() as probe, socket.socket() as probe_of_next:
+            probe.bind((HOST, 0))
+            port: int = probe.getsockname()[1]
+            with suppress(OSError, OverflowError):
+                probe_of_next.bind((HOST, port + 1))
+                return port

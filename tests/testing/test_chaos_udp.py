@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from brokerless.errors import ConfigError, StartError, UsageError
-from brokerless.testing import chaos_udp
+from brokerless.testing import Chaos, Datagram, Direction, chaos_udp
+from brokerless.testing.chaos_direction import RECORDED_MAX
 from brokerless.testing.chaos_fate import Disturbance, Fates
-from brokerless.testing.chaos_udp import Datagram, Direction, UdpChaos
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from brokerless.testing.chaos_udp import Place
+    from brokerless.testing.chaos_direction import Place
 
 pytestmark = pytest.mark.asyncio
 
@@ -30,13 +29,13 @@ JITTER_ORDER = [3, 1, 4, 0, 2]
 """Of five with this seed: their delays are at least 70 ms apart, so no stall of the machine swaps them."""
 
 ROUGH = Disturbance(loss=0.2, reordering=0.3, duplication=0.1, held_s_max=3600)
-SWALLOW = Disturbance(swallow=True)
+SWALLOW = Disturbance(blackhole=True)
 
 
 class Ends:
     """A target behind a proxy, and the clients that send to it."""
 
-    def __init__(self, chaos: UdpChaos, target: socket.socket) -> None:
+    def __init__(self, chaos: Chaos, target: socket.socket) -> None:
         self.chaos = chaos
         self.target = target
         self.sockets = contextlib.ExitStack()
@@ -105,7 +104,7 @@ def target() -> Iterator[socket.socket]:
 
 @pytest_asyncio.fixture
 async def ends(target: socket.socket) -> AsyncIterator[Ends]:
-    async with UdpChaos(*target.getsockname(), seed=SEED) as chaos:
+    async with Chaos(target.getsockname(), seed=SEED) as chaos:
         ends = Ends(chaos, target)
         with ends.sockets:
             yield ends
@@ -116,7 +115,7 @@ async def test_datagrams_pass_and_are_counted(ends: Ends) -> None:
     apparent = await ends.up(client, b"up there")
     ends.target.sendto(b"down", apparent)
     assert await receive(client) == (b"down", ("127.0.0.1", ends.chaos.port))
-    up, down = ends.chaos.up, ends.chaos.down
+    up, down = ends.chaos.upstream, ends.chaos.downstream
     assert [(way.received, way.passed, way.passed_bytes) for way in (up, down)] == [(1, 1, 8), (1, 1, 4)]
     assert ends.chaos.clients == {client.getsockname(): apparent}
     assert ends.chaos.place == f"127.0.0.1:{ends.chaos.port}"
@@ -145,16 +144,16 @@ async def test_who_is_not_the_target_reaches_no_client(ends: Ends) -> None:
         stranger.sendto(b"false", apparent)
     ends.target.sendto(b"true", apparent)
     assert await data_of(client, 1) == [b"true"]
-    assert ends.chaos.down.received == 1
+    assert ends.chaos.downstream.received == 1
 
 
 @pytest.mark.parametrize(("way", "lost_of_seed"), [("up", 102), ("down", 92)])  # a fifth would be 100
 async def test_exactly_those_are_lost_that_the_seed_says(ends: Ends, way: str, lost_of_seed: int) -> None:
     client = ends.client()
-    sender, receiver, direction = client, ends.target, ends.chaos.up
+    sender, receiver, direction = client, ends.target, ends.chaos.upstream
     if way == "down":
         ends.target.connect(await ends.up(client, b"hello"))
-        sender, receiver, direction = ends.target, client, ends.chaos.down
+        sender, receiver, direction = ends.target, client, ends.chaos.downstream
     lossy, fates, lost = Disturbance(loss=0.2), Fates(SEED, way, 1), 0
     direction.disturbance = lossy
     for number in range(500):
@@ -183,8 +182,8 @@ async def test_exactly_those_come_in_the_order_that_the_seed_says(ends: Ends) ->
             expected += copies + held
             assert [(await receive(ends.target))[0] for _ in copies + held] == copies + held
             held = []
-    await have_come(ends.chaos.up, 400)
-    up = ends.chaos.up
+    await have_come(ends.chaos.upstream, 400)
+    up = ends.chaos.upstream
     assert (up.lost, up.held, up.duplicated, up.passed) == (83, 99, 36, len(expected))
     assert is_balanced(up, len(held))
     assert expected != sorted(expected, key=int)
@@ -198,8 +197,8 @@ async def test_what_is_held_back_goes_on_after_a_while(ends: Ends) -> None:
     client.send(b"two")
     assert await data_of(ends.target, 2) == [b"one", b"two"]
     assert loop.time() - start >= 0.029
-    assert ends.chaos.up.held == 2
-    assert is_balanced(ends.chaos.up)
+    assert ends.chaos.upstream.held == 2
+    assert is_balanced(ends.chaos.upstream)
 
 
 async def test_all_may_come_twice(ends: Ends) -> None:
@@ -209,7 +208,7 @@ async def test_all_may_come_twice(ends: Ends) -> None:
     assert await data_of(ends.target, 2) == [b"up"] * 2
     ends.target.sendto(b"down", apparent)
     assert await data_of(client, 2) == [b"down"] * 2
-    assert (ends.chaos.up.duplicated, ends.chaos.down.duplicated) == (1, 1)
+    assert (ends.chaos.upstream.duplicated, ends.chaos.downstream.duplicated) == (1, 1)
 
 
 async def test_latency_holds_each_way_and_keeps_the_order(ends: Ends) -> None:
@@ -228,10 +227,10 @@ async def test_latency_holds_each_way_and_keeps_the_order(ends: Ends) -> None:
 
 async def test_what_comes_when_the_latency_is_gone_overtakes(ends: Ends) -> None:
     client = ends.client()
-    ends.chaos.up.disturbance = Disturbance(latency_s=0.05)
+    ends.chaos.upstream.disturbance = Disturbance(latency_s=0.05)
     client.send(b"late")
-    await have_come(ends.chaos.up, 1)
-    ends.chaos.up.disturbance = Disturbance()
+    await have_come(ends.chaos.upstream, 1)
+    ends.chaos.upstream.disturbance = Disturbance()
     client.send(b"early")
     assert await data_of(ends.target, 2) == [b"early", b"late"]
 
@@ -242,8 +241,8 @@ async def test_jitter_changes_the_order_as_the_seed_says(target: socket.socket) 
     delays_s = [fates.next(shaken).delays_s[0] for _ in range(5)]
     in_order = sorted(range(5), key=delays_s.__getitem__)
     loop = asyncio.get_running_loop()
-    async with UdpChaos(*target.getsockname(), seed=JITTER_SEED) as chaos:
-        chaos.up.disturbance = shaken
+    async with Chaos(target.getsockname(), seed=JITTER_SEED) as chaos:
+        chaos.upstream.disturbance = shaken
         ends = Ends(chaos, target)
         with ends.sockets:
             client, start = ends.client(), loop.time()
@@ -259,23 +258,23 @@ async def test_what_is_swallowed_never_comes(ends: Ends) -> None:
     ends.chaos.disturb(SWALLOW)
     client.send(b"up")
     ends.target.sendto(b"down", apparent)
-    await have_come(ends.chaos.up, 2)
-    await have_come(ends.chaos.down, 1)
-    ends.chaos.up.disturbance = Disturbance()
+    await have_come(ends.chaos.upstream, 2)
+    await have_come(ends.chaos.downstream, 1)
+    ends.chaos.upstream.disturbance = Disturbance()
     assert await ends.up(client, b"again") == apparent
     ends.target.sendto(b"still not", apparent)
-    await have_come(ends.chaos.down, 2)
-    ends.chaos.down.disturbance = Disturbance()
+    await have_come(ends.chaos.downstream, 2)
+    ends.chaos.downstream.disturbance = Disturbance()
     ends.target.sendto(b"now", apparent)
     assert await data_of(client, 1) == [b"now"]
-    assert (ends.chaos.up.swallowed, ends.chaos.down.swallowed) == (1, 2)
+    assert (ends.chaos.upstream.swallowed, ends.chaos.downstream.swallowed) == (1, 2)
 
 
 async def test_what_was_under_way_is_not_swallowed(ends: Ends) -> None:
     client = ends.client()
-    ends.chaos.up.disturbance = Disturbance(latency_s=0.02)
+    ends.chaos.upstream.disturbance = Disturbance(latency_s=0.02)
     client.send(b"under way")
-    await have_come(ends.chaos.up, 1)
+    await have_come(ends.chaos.upstream, 1)
     ends.chaos.disturb(SWALLOW)
     assert await data_of(ends.target, 1) == [b"under way"]
 
@@ -297,22 +296,22 @@ async def test_a_client_may_get_another_address(ends: Ends) -> None:
 
 async def test_what_is_under_way_leaves_from_the_new_address(ends: Ends) -> None:
     client = ends.client()
-    ends.chaos.up.disturbance = Disturbance(latency_s=0.02)
+    ends.chaos.upstream.disturbance = Disturbance(latency_s=0.02)
     client.send(b"late")
-    await have_come(ends.chaos.up, 1)
+    await have_come(ends.chaos.upstream, 1)
     ends.chaos.rebind()
     assert await receive(ends.target) == (b"late", ends.chaos.clients[client.getsockname()])
 
 
 async def test_what_was_recorded_comes_again_and_again(ends: Ends) -> None:
     client = ends.client()
-    ends.chaos.up.is_recording = ends.chaos.down.is_recording = True
+    ends.chaos.upstream.is_recording = ends.chaos.downstream.is_recording = True
     apparent = await ends.up(client, b"question")
     ends.target.sendto(b"answer", apparent)
     assert await data_of(client, 1) == [b"answer"]
-    ends.chaos.up.is_recording = False
+    ends.chaos.upstream.is_recording = False
     await ends.up(client, b"not recorded")
-    [question], [answer] = ends.chaos.up.recorded, ends.chaos.down.recorded
+    [question], [answer] = ends.chaos.upstream.recorded, ends.chaos.downstream.recorded
     assert question == Datagram(True, client.getsockname(), b"question")
     assert answer == Datagram(False, client.getsockname(), b"answer")
     ends.chaos.disturb(SWALLOW)
@@ -323,18 +322,18 @@ async def test_what_was_recorded_comes_again_and_again(ends: Ends) -> None:
     assert await data_of(client, 3) == [b"answer"] * 3
     ends.chaos.replay(question._replace(data=b"forged"))
     assert await receive(ends.target) == (b"forged", apparent)
-    assert (ends.chaos.up.replayed, ends.chaos.down.replayed) == (4, 3)
-    assert (ends.chaos.up.received, ends.chaos.up.passed) == (2, 2)
+    assert (ends.chaos.upstream.replayed, ends.chaos.downstream.replayed) == (4, 3)
+    assert (ends.chaos.upstream.received, ends.chaos.upstream.passed) == (2, 2)
 
 
 async def test_what_was_lost_may_be_recorded_and_replayed(ends: Ends) -> None:
     client = ends.client()
-    ends.chaos.up.is_recording = True
+    ends.chaos.upstream.is_recording = True
     ends.chaos.disturb(SWALLOW)
     client.send(b"lost")
-    await have_come(ends.chaos.up, 1)
+    await have_come(ends.chaos.upstream, 1)
     ends.chaos.rebind()
-    ends.chaos.replay(ends.chaos.up.recorded[0])
+    ends.chaos.replay(ends.chaos.upstream.recorded[0])
     assert await receive(ends.target) == (b"lost", ends.chaos.clients[client.getsockname()])
 
 
@@ -350,7 +349,7 @@ async def test_a_replay_may_come_from_elsewhere(ends: Ends) -> None:
     while ends.chaos.replies_elsewhere < 1:
         await a_turn()
     assert ends.chaos.clients == {address: apparent}
-    assert (ends.chaos.up.replayed, ends.chaos.down.received) == (2, 0)
+    assert (ends.chaos.upstream.replayed, ends.chaos.downstream.received) == (2, 0)
 
 
 async def test_a_client_hears_of_a_replay_from_elsewhere(ends: Ends) -> None:
@@ -364,9 +363,9 @@ async def test_a_client_hears_of_a_replay_from_elsewhere(ends: Ends) -> None:
 
 
 async def test_only_the_latest_are_remembered(ends: Ends) -> None:
-    recorded = ends.chaos.up.recorded
-    recorded.extend(Datagram(True, ("127.0.0.1", 1), b"%d" % n) for n in range(chaos_udp.RECORDED_MAX + 5))
-    assert len(recorded) == chaos_udp.RECORDED_MAX
+    recorded = ends.chaos.upstream.recorded
+    recorded.extend(Datagram(True, ("127.0.0.1", 1), b"%d" % n) for n in range(RECORDED_MAX + 5))
+    assert len(recorded) == RECORDED_MAX
     assert recorded[0].data == b"5"
 
 
@@ -376,14 +375,14 @@ async def test_a_target_that_is_gone_for_a_while_is_found_again(ends: Ends) -> N
     ends.target.close()
     for number in range(20):
         client.send(b"to nobody")
-        await have_come(ends.chaos.up, 2 + number)
+        await have_come(ends.chaos.upstream, 2 + number)
     with bound(port) as target:
         client.send(b"to somebody")
         data, apparent = await receive(target)
         assert data == b"to somebody"
         target.sendto(b"hello again", apparent)
         assert await data_of(client, 1) == [b"hello again"]
-    assert is_balanced(ends.chaos.up)
+    assert is_balanced(ends.chaos.upstream)
 
 
 async def test_a_client_that_is_gone_disturbs_no_other(ends: Ends) -> None:
@@ -391,7 +390,7 @@ async def test_a_client_that_is_gone_disturbs_no_other(ends: Ends) -> None:
     gone.close()
     for _ in range(20):
         ends.target.sendto(b"to nobody", of_gone)
-    await have_come(ends.chaos.down, 20)
+    await have_come(ends.chaos.downstream, 20)
     ends.target.sendto(b"to somebody", apparent)
     assert await data_of(client, 1) == [b"to somebody"]
     await ends.up(client, b"and back")
@@ -410,30 +409,30 @@ async def test_who_was_silent_longest_is_forgotten(ends: Ends, monkeypatch: pyte
 
 async def test_what_is_under_way_is_bounded(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos_udp, "WAITING_BYTES_MAX", 1000)
-    ends.chaos.up.disturbance = Disturbance(latency_s=3600)
+    ends.chaos.upstream.disturbance = Disturbance(latency_s=3600)
     client = ends.client()
     for number in range(15):
         client.send(bytes(100))
-        await have_come(ends.chaos.up, number + 1)
-    up = ends.chaos.up
+        await have_come(ends.chaos.upstream, number + 1)
+    up = ends.chaos.upstream
     assert (up.failed, up.passed) == (5, 0)
     assert is_balanced(up, waiting=10)
 
 
 async def test_what_waits_dies_with_the_proxy(target: socket.socket) -> None:
-    async with UdpChaos(*target.getsockname()) as chaos:
+    async with Chaos(target.getsockname()) as chaos:
         ends = Ends(chaos, target)
         with ends.sockets:
             client = ends.client()
             for number, disturbance in enumerate(
                 (Disturbance(latency_s=3600), Disturbance(reordering=1, duplication=1, held_s_max=3600))
             ):
-                chaos.up.disturbance = disturbance
+                chaos.upstream.disturbance = disturbance
                 client.send(b"never")
-                await have_come(chaos.up, number + 1)
+                await have_come(chaos.upstream, number + 1)
             chaos.replay(Datagram(True, client.getsockname(), b"the last"), from_elsewhere=True)
     assert await data_of(target, 1) == [b"the last"]
-    assert (chaos.up.failed, chaos.clients) == (3, {})
+    assert (chaos.upstream.failed, chaos.clients) == (3, {})
 
 
 @contextlib.contextmanager
@@ -456,44 +455,8 @@ async def test_without_descriptors_only_new_clients_suffer(ends: Ends) -> None:
     (known, _), new = await ends.known_client(), ends.client()
     with no_descriptors():
         new.send(b"lost")
-        await have_come(ends.chaos.up, 2)
+        await have_come(ends.chaos.upstream, 2)
         await ends.up(known, b"passes")
     await ends.up(new, b"passes now")
-    assert ends.chaos.up.failed == 1
-    assert is_balanced(ends.chaos.up)
-
-
-async def test_it_may_stand_at_a_port_of_choice(target: socket.socket) -> None:
-    with bound() as chosen:
-        port = chosen.getsockname()[1]
-        with pytest.raises(StartError, match=str(port)):
-            async with UdpChaos(*target.getsockname(), port=port):
-                pass
-    async with UdpChaos(*target.getsockname(), port=port) as chaos:
-        assert chaos.place == f"127.0.0.1:{port}"
-
-
-@pytest.mark.parametrize("port", [-1, 65536, "80", None])
-async def test_a_bad_port_is_named(port: int) -> None:
-    with pytest.raises(ConfigError, match=r"^port"):
-        UdpChaos("127.0.0.1", 1, port=port)
-
-
-async def test_it_runs_only_within_its_context_and_once(target: socket.socket) -> None:
-    chaos = UdpChaos(*target.getsockname())
-    with pytest.raises(UsageError, match="port"):
-        _ = chaos.place
-    replayed = Datagram(True, ("127.0.0.1", 1), b"")
-    with pytest.raises(UsageError, match="async with"):
-        chaos.rebind()
-    with pytest.raises(UsageError, match="async with"):
-        chaos.replay(replayed)
-    async with chaos:
-        pass
-    with pytest.raises(UsageError, match="async with"):
-        chaos.rebind()
-    with pytest.raises(UsageError, match="async with"):
-        chaos.replay(replayed)
-    with pytest.raises(UsageError, match="a UdpChaos is entered once"):
-        async with chaos:
-            pass
+    assert ends.chaos.upstream.failed == 1
+    assert is_balanced(ends.chaos.upstream)
