@@ -101,8 +101,8 @@ class Messages(StreamEntry):
 class UnreadMessages(StreamEntry):
     """Unreliable messages wait, where the oldest gives way to newer ones.
 
-    It takes what waits when it begins; what has come by then has an entry of its own, so that others on the
-    same queue get their turn.
+    It takes what waits when it begins, and looks at least once; what has come by then has an entry of its own,
+    so that others on the same queue get their turn.
     """
 
     __slots__ = ("_left",)
@@ -112,12 +112,12 @@ class UnreadMessages(StreamEntry):
         self._left: int | None = None
 
     def deliver(self, strand: Strand, stream: DittoBusStream, delegate: DittoBusStreamDelegate) -> bool:
-        if self._left is None:
-            self._left = len(stream._unread or ())
+        if self._left is None:  # only a look into an empty queue makes it tell of the next message
+            self._left = max(1, len(stream._unread or ()))
         if self._left > 0:
             self._left -= 1
             return deliver_unread(strand, stream, delegate)
-        if not stream._closing:  # only a look into an empty queue makes it tell of the next message
+        if not stream._closing:
             strand.append(stream, UnreadMessages())
         return False
 

@@ -205,6 +205,24 @@ def test_a_closing_stream_tells_no_more_messages(ends: Ends) -> None:
     assert not our_recorder.log.of("message")
 
 
+def test_a_queue_rests_when_all_messages_of_a_stream_are_told(pair: Pair) -> None:
+    near, far, recorder = pair
+    queue, our_recorder = DispatchQueue.manual(), StreamRecorder()
+    ours = near.open_stream(far.address, Reliability.UNRELIABLE).result(WAIT_S)
+    ours.delegate_event_queue = queue
+    ours.delegate = our_recorder
+    theirs, _ = recorder.wait_for_stream()
+    for _ in range(2):
+        before = len(our_recorder.log.of("message"))
+        theirs.send(b"x").result(WAIT_S)
+        while len(our_recorder.log.of("message")) == before:
+            queue.run_pending()
+        runs = 0
+        while queue.run_pending():
+            runs += 1
+            assert runs < 10, "it never rests"
+
+
 def test_a_manual_queue_that_nobody_pumps_holds_little(make_bus: MakeBus) -> None:
     queue = DispatchQueue.manual()
     recorder = BusRecorder()
