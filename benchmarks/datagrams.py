@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import statistics
@@ -34,6 +35,10 @@ RESEND_S = 0.2
 RESENDS_MAX = 25
 """One after the other, all in vain: nothing gets through."""
 
+TICK_S = 0.005
+"""Between two messages of those contenders that send as a game or a remote control does. In between both
+processes sleep, and what they need of the processor's caches is lost to others."""
+
 BULK_BYTES = (1_000, 64 * 1024)
 """Messages of the reliable streams that run beside: many small ones, and as many bytes as go through."""
 
@@ -49,16 +54,20 @@ class Tally:
 
 
 class Asking:
-    """Make round trips, one after the other.
+    """Make round trips, one after the other; with ``tick_s``, wait for so long before each.
 
     Each message has a number of its own, so that a late answer is not taken for that to a later message. The
     look for lost ones is a task beside, since a timeout around each receipt would be measured along.
     """
 
     def __init__(
-        self, send: Callable[[bytes], Awaitable[Any]], receive: Callable[[], Awaitable[bytes]]
+        self,
+        send: Callable[[bytes], Awaitable[Any]],
+        receive: Callable[[], Awaitable[bytes]],
+        tick_s: float = 0.0,
     ) -> None:
         self._send = send
+        self._tick_s = tick_s
         self._receive = receive
         self._numbers = itertools.count(1)
         self._number = 0
@@ -82,6 +91,8 @@ class Asking:
         for number in itertools.islice(self._numbers, count):
             data = number.to_bytes(SIZE_BYTES, "big")
             self._number = number
+            if self._tick_s:
+                await asyncio.sleep(self._tick_s)
             start = clock()
             await send(data)
             while await receive() != data:
@@ -164,7 +175,7 @@ async def echo_udp(control: Control, setting: Setting) -> None:
         await rounds_pass(control)
 
 
-async def ask_udp(control: Control, setting: Setting, where: tuple[str, int]) -> None:
+async def ask_udp(tick_s: float, control: Control, setting: Setting, where: tuple[str, int]) -> None:
     loop = asyncio.get_running_loop()
     transport, awaited = await loop.create_datagram_endpoint(Awaited, remote_addr=where)
     with contextlib.closing(transport):
@@ -172,7 +183,7 @@ async def ask_udp(control: Control, setting: Setting, where: tuple[str, int]) ->
         async def send(data: bytes) -> None:
             transport.sendto(data)
 
-        asking = Asking(send, awaited.receive)
+        asking = Asking(send, awaited.receive, tick_s)
         control.ready()
         while count := await control.next_round_async():
             control.done(await asking(count))
@@ -241,7 +252,7 @@ async def answer_beside_bulk(control: Control, setting: Setting) -> None:
             await rounds_pass(control, echoing, taking)
 
 
-def asking_by_messages(bus: Any, peer: Any) -> Asking:
+def asking_by_messages(bus: Any, peer: Any, tick_s: float) -> Asking:
     from dittobus import DittoBusReliability
 
     messages = aiter(bus.messages())
@@ -250,7 +261,7 @@ def asking_by_messages(bus: Any, peer: Any) -> Asking:
         data: bytes = (await anext(messages)).data
         return data
 
-    return Asking(lambda data: bus.send(data, peer, DittoBusReliability.UNRELIABLE), receive)
+    return Asking(lambda data: bus.send(data, peer, DittoBusReliability.UNRELIABLE), receive, tick_s)
 
 
 def path_to(bus: Any, peer: Any) -> str:
@@ -258,10 +269,10 @@ def path_to(bus: Any, peer: Any) -> str:
     return f"by {now.path.datagram.value}" if now else ""
 
 
-async def ask_by_messages(control: Control, setting: Setting, where: None) -> None:
+async def ask_by_messages(tick_s: float, control: Control, setting: Setting, where: None) -> None:
     async with make_bus("sender", setting) as bus:
         peer = await bus.wait_for_peer("receiver", timeout=TIMEOUT_S)
-        asking = asking_by_messages(bus, peer)
+        asking = asking_by_messages(bus, peer, tick_s)
         control.ready()
         while count := await control.next_round_async():
             tally = await asking(count)
@@ -284,11 +295,11 @@ async def ask_by_stream(control: Control, setting: Setting, where: None) -> None
         stream.abort()
 
 
-async def ask_beside_bulk(control: Control, setting: Setting, where: None) -> None:
+async def ask_beside_bulk(tick_s: float, control: Control, setting: Setting, where: None) -> None:
     """Ask, while messages of the pair's size fill a reliable stream that goes the same way."""
     async with make_bus("sender", setting) as bus:
         peer = await bus.wait_for_peer("receiver", timeout=TIMEOUT_S)
-        asking = asking_by_messages(bus, peer)
+        asking = asking_by_messages(bus, peer, tick_s)
         bulk = await bus.open_stream(peer, name="bulk")
         control.ready()
         large = bytes(setting.size_bytes)
@@ -310,20 +321,34 @@ async def ask_beside_bulk(control: Control, setting: Setting, where: None) -> No
 
 PLAIN = "asyncio UDP echo"
 IDLE = "DittoBus UNRELIABLE, messages"
+BESIDE = "messages beside bulk"
+TICKING = f", each {1e3 * TICK_S:.0f} ms"
 
 
 def contenders() -> list[Pair]:
     return [
-        Pair(PLAIN, SIZE_BYTES, InLoop(echo_udp), InLoop(ask_udp)),
+        *at_pace("", 0.0),
         Pair("pyzmq PUSH/PULL echo", SIZE_BYTES, echo_push, ask_push),
-        Pair(IDLE, SIZE_BYTES, InLoop(answer_messages), InLoop(ask_by_messages)),
         Pair("DittoBus UNRELIABLE, stream", SIZE_BYTES, InLoop(answer_stream), InLoop(ask_by_stream)),
+        *at_pace(TICKING, TICK_S),
+    ]
+
+
+def at_pace(suffix: str, tick_s: float) -> list[Pair]:
+    """What is compared with each other message by message, and tick by tick."""
+
+    def asking(side: Callable[..., Coroutine[Any, Any, None]]) -> InLoop:
+        return InLoop(functools.partial(side, tick_s))
+
+    return [
+        Pair(PLAIN + suffix, SIZE_BYTES, InLoop(echo_udp), asking(ask_udp)),
+        Pair(IDLE + suffix, SIZE_BYTES, InLoop(answer_messages), asking(ask_by_messages)),
         *(
             Pair(
-                f"messages beside bulk of {size_bytes:,} B",
+                f"{BESIDE} of {size_bytes:,} B{suffix}",
                 size_bytes,
                 InLoop(answer_beside_bulk),
-                InLoop(ask_beside_bulk),
+                asking(ask_beside_bulk),
             )
             for size_bytes in BULK_BYTES
         ),
@@ -351,14 +376,15 @@ def result(pair: Pair) -> dict[str, Any]:
 
 
 def compare(results: list[dict[str, Any]]) -> None:
-    """Put each beside the plain echo, and what ran beside bulk beside the same without."""
+    """Put each beside the plain echo of its pace, and what ran beside bulk beside the same without."""
     by_name = {result["name"]: result for result in results if "failure" not in result}
-    plain, idle = by_name.get(PLAIN), by_name.get(IDLE)
     for result in by_name.values():
+        suffix = TICKING if result["name"].endswith(TICKING) else ""
+        plain, idle = by_name.get(PLAIN + suffix), by_name.get(IDLE + suffix)
         if plain:
             result["x_udp_median"] = round(result["median_us"] / plain["median_us"], 2)
             result["x_udp_p99"] = round(result["p99_us"] / plain["p99_us"], 2)
-        if idle and result["name"].startswith("messages beside"):
+        if idle and result["name"].startswith(BESIDE):
             result["x_idle_median"] = round(result["median_us"] / idle["median_us"], 2)
 
 
@@ -374,13 +400,13 @@ COLUMNS = {
 
 
 def print_table(results: list[dict[str, Any]]) -> None:
-    print(f"{'':34}", *(f"{title:>11}" for title in COLUMNS.values()), " medians of the rounds")
+    print(f"{'':42}", *(f"{title:>11}" for title in COLUMNS.values()), " medians of the rounds")
     for result in results:
         if "failure" in result:
-            print(f"{result['name']:34}  none: {result['failure'].splitlines()[-1]}")
+            print(f"{result['name']:42}  none: {result['failure'].splitlines()[-1]}")
             continue
         figures = (f"{result.get(name, ''):>11}" for name in COLUMNS)
-        print(f"{result['name']:34}", *figures, "", *result["rounds_median_us"], result["note"])
+        print(f"{result['name']:42}", *figures, "", *result["rounds_median_us"], result["note"])
 
 
 def main() -> int:
@@ -388,7 +414,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one object instead of the table")
     as_json = parser.parse_args().json
     pairs = contenders()
-    play_all(pairs, warm_up_count=300, rounds=5, round_s=1.0)
+    play_all(pairs, warm_up_count=200, rounds=5, round_s=0.7)
     results = [result(pair) for pair in pairs]
     compare(results)
     if as_json:

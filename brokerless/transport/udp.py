@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from brokerless.protocol.paths import UdpPlace
 from brokerless.transport.binding import EVERYWHERE, explained, without_covered
+from brokerless.transport.busy_poll import BusyPoll
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,11 +59,12 @@ class UdpSockets:
     time. ``lost`` counts what the kernel refused to send.
     """
 
-    __slots__ = ("_bound", "_loop", "_routes", "_sink", "lost")
+    __slots__ = ("_bound", "_busy_poll", "_loop", "_routes", "_sink", "lost")
 
     def __init__(self, sink: LinkSink) -> None:
         self._sink = sink
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._busy_poll: BusyPoll | None = None
         self._bound: list[_Bound] = []
         self._routes: dict[UdpPlace, tuple[Callable[[bytes, SocketAddress], int], SocketAddress]] = {}
         self.lost = 0
@@ -74,6 +76,7 @@ class UdpSockets:
         bound. Raises ``PortInUse``, ``StartError``.
         """
         self._loop = loop
+        self._busy_poll = BusyPoll(loop)
         try:
             for host in without_covered(hosts):
                 if host in (EVERYWHERE, "::"):
@@ -139,6 +142,8 @@ class UdpSockets:
             if self._loop is not None:
                 self._loop.remove_reader(bound.socket.fileno())
             bound.socket.close()
+        if self._busy_poll is not None:
+            self._busy_poll.close()
         self._bound.clear()
         self._routes.clear()
 
@@ -163,6 +168,9 @@ class UdpSockets:
                 return False
             self._routes.pop(place, None)  # the network may have changed, and another socket be the right one
             self.lost += 1
+        else:
+            if self._busy_poll is not None:
+                self._busy_poll.sent()
         return True
 
     def _find_route(
@@ -205,6 +213,8 @@ class UdpSockets:
     def _read(self, readable: socket.socket, local: int) -> None:
         """Hand on what has come, up to a bound; the rest makes the loop call again."""
         receive, datagram = readable.recvfrom, self._sink.datagram
+        if self._busy_poll is not None:
+            self._busy_poll.arrived()
         try:
             for _ in range(DATAGRAMS_PER_TURN):
                 try:

@@ -12,7 +12,7 @@ import pytest
 
 from brokerless.errors import PortInUse, StartError
 from brokerless.protocol.paths import UdpPlace
-from brokerless.transport import udp
+from brokerless.transport import busy_poll, udp
 from brokerless.transport.udp import UdpSockets
 from tests.transport.support import Recorder, collect_failures
 
@@ -99,6 +99,24 @@ async def test_datagrams_go_both_ways_and_say_where_they_come_from(host: str) ->
         assert other.udp.send(place, b"an answer")
         assert (await one.sink.wait("datagram"))[2] == b"an answer"
         assert one.udp.lost == other.udp.lost == 0
+
+
+async def test_a_quick_exchange_keeps_the_loop_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(busy_poll, "POLL_S", 10.0)  # however slow this machine is
+    with opened() as one, opened() as other:
+        for count in range(1, busy_poll.EXCHANGES_MIN + 1):
+            assert one.udp.send(other.places[0], b"a question")
+            await other.sink.wait("datagram", count=count)
+            assert other.udp.send(one.places[0], b"an answer")
+            await one.sink.wait("datagram", count=count)
+        polling = one.udp._busy_poll
+        assert polling is not None
+        assert not polling._is_polling
+        assert one.udp.send(other.places[0], b"one more")
+        assert polling._is_polling
+        one.udp.close()
+        await asyncio.sleep(0)
+        assert not polling._is_polling
 
 
 async def test_each_host_has_its_socket_and_all_have_one_port() -> None:
