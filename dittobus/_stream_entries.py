@@ -101,8 +101,8 @@ class Messages(StreamEntry):
 class UnreadMessages(StreamEntry):
     """Unreliable messages wait, where the oldest gives way to newer ones.
 
-    It takes what waits when it begins, and looks at least once; what has come by then has an entry of its own,
-    so that others on the same queue get their turn.
+    It takes what waits when it begins, and looks at least once; what has come by then has an entry of its
+    own, so that others on the same queue get their turn.
     """
 
     __slots__ = ("_left",)

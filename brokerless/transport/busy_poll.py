@@ -15,7 +15,7 @@ since to fall asleep, be woken and run with cold caches takes about as long."""
 
 EXCHANGES_MIN = 4
 """So many answers in a row must have come within ``POLL_S`` of what was sent. One that does not come costs
-``POLL_S`` of one core once, so what is wasted is at most 75 us for each quick answer, whatever the traffic."""
+``POLL_S`` of one core once, so what is wasted is at most 75 us for each quick answer."""
 
 
 class BusyPoll:
