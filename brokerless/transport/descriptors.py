@@ -37,6 +37,8 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of Linux: pid, uid, gid
 
+_TCP_INFO = struct.Struct("=128xQ")  # struct tcp_info of Linux, up to tcpi_bytes_received, which 4.1 brought
+
 
 @contextlib.contextmanager
 def borrowed(descriptor: int) -> Iterator[socket.socket]:
@@ -94,6 +96,26 @@ def shut_down(descriptor: int, expected: Fingerprint) -> bool:
             connection.shutdown(socket.SHUT_RDWR)
             return True
     return False
+
+
+def received_bytes(descriptor: int) -> int:
+    """How many bytes have come by that TCP connection so far; 0 where the kernel does not tell.
+
+    Cheap, for it makes no duplicate: if the number stands for another connection by now, it is of that one.
+    """
+    if sys.platform != "linux":
+        return 0
+    try:
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, descriptor)
+    except OSError:
+        return 0
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:  # by ipc, or closed
+        return 0
+    finally:
+        connection.detach()
+    return int(_TCP_INFO.unpack(info)[0]) if len(info) == _TCP_INFO.size else 0
 
 
 def peer_user(connection: socket.socket) -> int | None:

@@ -11,7 +11,6 @@ import zmq
 
 from brokerless.address import Address
 from brokerless.transport import options
-from brokerless.transport.deadlines import Deadlines
 from brokerless.transport.descriptors import (
     EXHAUSTED,
     Fingerprint,
@@ -25,6 +24,7 @@ from brokerless.transport.descriptors import (
     shut_down,
 )
 from brokerless.transport.monitor import Monitor
+from brokerless.transport.strangers import Strangers
 from brokerless.transport.wake import NOBLOCK, NOBLOCK_MORE, Wake
 from brokerless.transport.zap import ZAP_DOMAIN
 
@@ -125,7 +125,6 @@ class Listener:
         self._loop = loop
         self._table = table
         self._sink = table.sink
-        self._timeout_s = limits.handshake_timeout_s
         self._connections: dict[int, _Connection] = {}
         self._links: dict[bytes, AcceptedLink] = {}
         self._departing: dict[AcceptedLink, int] = {}  # with the packets that may still precede the end
@@ -136,7 +135,7 @@ class Listener:
         self._warned: dict[str, float] = {}
         self._user = os.geteuid() if hasattr(os, "geteuid") else None
         self._strangers_max = min(STRANGERS_MAX, max(1, descriptors_max() // STRANGERS_SHARE))
-        self._strangers: Deadlines[int] = Deadlines(loop, limits.handshake_timeout_s, self._expire)
+        self._strangers = Strangers(loop, limits.handshake_timeout_s, self._expire)
         self._reserve = Reserve()
         self.socket = context.socket(zmq.ROUTER)
         try:
@@ -314,9 +313,9 @@ class Listener:
         self.cut(link)
         return True
 
-    def _expire(self, descriptor: int) -> None:
+    def _expire(self, descriptor: int, why: str) -> None:
         connection = self._connections.get(descriptor)
-        if connection is not None and self._refuse(connection, f"a stranger for {self._timeout_s:g} s"):
+        if connection is not None and self._refuse(connection, why):
             self._sink.turn_done()
 
     def _hang_up(self, connection: _Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from brokerless.transport.descriptors import (
     fingerprint,
     is_near,
     peer_user,
+    received_bytes,
     require_descriptors,
     shut_down,
 )
@@ -66,6 +68,29 @@ def test_the_expected_connection_is_shut_down(ends: tuple[socket.socket, socket.
 )
 def test_who_connects_from_this_host_is_near(family: int, remote: object, is_here: bool) -> None:
     assert is_near((family, "ours", remote, 5)) is is_here
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_how_much_has_come(ends: tuple[socket.socket, socket.socket]) -> None:
+    accepted, client = ends
+    before = open_descriptors()
+    assert received_bytes(accepted.fileno()) == 0
+    for count in (1, 2):
+        client.sendall(bytes(100_000))
+        left = 100_000
+        while left:
+            left -= len(accepted.recv(left))
+        assert received_bytes(accepted.fileno()) == count * 100_000
+    assert open_descriptors() == before
+
+
+def test_how_much_has_come_is_not_told_of_everything() -> None:
+    one, other = socket.socketpair()
+    with one, other, open(os.devnull) as nothing:
+        other.send(b"x")
+        assert received_bytes(one.fileno()) == 0
+        assert received_bytes(nothing.fileno()) == 0
+    assert received_bytes(10_000) == 0
 
 
 def test_another_one_with_its_number_is_not(ends: tuple[socket.socket, socket.socket]) -> None:
