@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 PROTOCOL_MODULES = $(filter-out __init__,$(basename $(notdir $(wildcard brokerless/protocol/*.py))))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-protocol test-shell check format bench clean
+.PHONY: help demo test test-protocol test-shell soak check format bench clean
 
 help:
 	@echo "make demo    two peers in two processes: every promise shown once"
 	@echo "make test    all tests, and the coverage of the protocol"
+	@echo "make soak    the tests that can do more of the same, for hours"
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
 	@echo "make bench   rates and round trips beside plain pyzmq"
@@ -34,6 +35,10 @@ test-protocol: $(VENV)/.installed-test
 
 test-shell: $(VENV)/.installed-test
 	$(BIN)/pytest --ignore=tests/protocol
+
+# What is limited in time for the sake of every change goes on for much longer here.
+soak: $(VENV)/.installed-test
+	DITTOBUS_SOAK=1 $(BIN)/pytest -m soak --timeout=7200 --durations=0
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.processes import SOON_S, Process, Processes
+from tests.soak import amount
 
 pytestmark = pytest.mark.asyncio
 
@@ -103,6 +104,7 @@ async def test_who_says_nothing_proper_is_hung_up_on_in_time(tmp_path: Path) -> 
         await serves_a_good_peer(processes, host, "late")
 
 
+@pytest.mark.soak
 async def test_a_thousand_malformed_connections_leave_nothing_and_stop_nobody(tmp_path: Path) -> None:
     dice = random.Random(11)
     async with Processes(tmp_path, limits=LIMITS) as processes:
@@ -115,7 +117,7 @@ async def test_a_thousand_malformed_connections_leave_nothing_and_stop_nobody(tm
             begin = dice.choice([b"", GREETING, greeting(b"CURVE"), greeting(dice.randbytes(20)[:20])])
             return begin + dice.randbytes(dice.randrange(1, 2000))
 
-        for _ in range(5):
+        for _ in range(amount(5, 500)):
             await asyncio.gather(*(hung_up_on(port, garbage()) for _ in range(200)))
         friend.do("send", to=host.address, data="still here")
         await host.says("message", data="still here")
