@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from brokerless.model import Event, Message, NodeStats, Offer, Peer, PeerStats, Reliability
     from brokerless.protocol.actions import Action
     from brokerless.protocol.stream import Stream
+    from brokerless.tapped import Tap
 
 _log = logging.getLogger("dittobus")
 
@@ -78,6 +79,8 @@ class Node:
         self._config = config
         self._on_events = on_events
         self.on_closed: Callable[[], None] | None = None
+        self.tap: Tap | None = None
+        """Shown every packet, as ``brokerless.tapped.Tap`` says. Set it before ``start``."""
         self.failure: StartError | None = None
         self._owns_identity = not isinstance(config.identity, Identity)
         if isinstance(config.identity, Identity):
@@ -141,10 +144,7 @@ class Node:
         )
         if callable(config.admit):
             self._admission = Admission(config.admit, config.limits.admit_timeout_s)
-        self._pump = Pump(self._core, self._deliver, self._act)
-        self._transport = Transport(
-            self._identity, self._pump, limits=config.limits, packet_bytes_max=wire.PACKET_BYTES_MAX
-        )
+        self._pump, self._transport = self._shell(self._core)
         place = _ipc_directory(directory)
         self._endpoints = await self._transport.start(self._hosts, config.port, place)
         port.transport = self._transport
@@ -152,6 +152,19 @@ class Node:
         plane.pull_places = told_places(self._transport.pull_places, config.advertise, ports_on=1)
         self._pump.start(loop, self._transport)
         await self._start_discoveries(directory)
+
+    def _shell(self, core: NodeCore) -> tuple[Pump, Transport]:
+        """Make what moves the core's packets; a tap costs nothing where there is none."""
+        limits, bytes_max = self._config.limits, wire.PACKET_BYTES_MAX
+        if self.tap is None:
+            pump = Pump(core, self._deliver, self._act)
+            return pump, Transport(self._identity, pump, limits=limits, packet_bytes_max=bytes_max)
+        from brokerless.tapped import TappedPump, TappedTransport
+
+        tapped = TappedPump(core, self._deliver, self._act, self.tap)
+        return tapped, TappedTransport(
+            tapped, self.tap, self._identity, tapped, limits=limits, packet_bytes_max=bytes_max
+        )
 
     def _require_open(self) -> None:
         if self._closed:
