@@ -7,6 +7,9 @@
 ``DITTOBUS_SECRET_FILE`` instead, a file that holds the same; an end of line after it does not count
 ``DITTOBUS_IDENTITY``    the file of this process' identity
 ``DITTOBUS_PEERS``       tickets of peers to dial, with white space or commas in between
+``DITTOBUS_ARGUMENTS``   other arguments, as an object in JSON: ``advertise``, ``directory``, ``discovery``,
+                         ``interfaces``, ``limits`` (an object), ``port``, ``trust``: how a test harness puts
+                         programs into its mesh. Children get the same, but for the port and ``advertise``
 =======================  =====================================================================================
 
 A variable that is empty counts as not set.
@@ -14,12 +17,13 @@ A variable that is empty counts as not set.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brokerless import ConfigError, NodeConfig
+from brokerless import ConfigError, Limits, NodeConfig
 
 if TYPE_CHECKING:
     from brokerless import Ticket
@@ -29,6 +33,13 @@ SECRET = "DITTOBUS_SECRET"
 SECRET_FILE = "DITTOBUS_SECRET_FILE"
 IDENTITY = "DITTOBUS_IDENTITY"
 PEERS = "DITTOBUS_PEERS"
+ARGUMENTS = "DITTOBUS_ARGUMENTS"
+
+OTHER_ARGUMENTS = frozenset({"advertise", "directory", "discovery", "interfaces", "limits", "port", "trust"})
+"""What ``DITTOBUS_ARGUMENTS`` may hold: all that text can say and no other variable does."""
+
+OWN_ARGUMENTS = frozenset({"advertise", "port"})
+"""Of these, what a process cannot hand on to its children."""
 
 SECRET_FILE_BYTES_MAX = 4_096
 """A secret is a line; a larger file is another one than was meant."""
@@ -47,10 +58,10 @@ def environment() -> dict[str, Any]:
 
     They are ``mesh``, ``secret``, ``identity`` and ``peers``, each where its variable is set:
     ``DITTOBUS_MESH``, ``DITTOBUS_SECRET`` or ``DITTOBUS_SECRET_FILE``, ``DITTOBUS_IDENTITY``,
-    ``DITTOBUS_PEERS``. A secret of bytes is written as ``hex:`` and their digits. Raises ``ConfigError``,
-    which names the variable.
+    ``DITTOBUS_PEERS``. A secret of bytes is written as ``hex:`` and their digits. ``DITTOBUS_ARGUMENTS`` adds
+    others, as an object in JSON. Raises ``ConfigError``, which names the variable.
     """
-    arguments: dict[str, Any] = {}
+    arguments = _other_arguments()
     if mesh := os.environ.get(MESH):
         _check(MESH, mesh=mesh)
         arguments["mesh"] = mesh
@@ -66,16 +77,42 @@ def environment() -> dict[str, Any]:
 
 def child_environment(config: NodeConfig, ticket: Ticket) -> dict[str, str]:
     """Return this process' environment, with the variables of a child of the bus that has this ticket."""
-    ours = (MESH, SECRET, SECRET_FILE, IDENTITY, PEERS)
+    ours = (MESH, SECRET, SECRET_FILE, IDENTITY, PEERS, ARGUMENTS)
     variables = {name: value for name, value in os.environ.items() if name not in ours}
     variables[MESH] = config.mesh
     if config.secret is not None:
         variables[SECRET] = _as_text(config.secret)
     variables[PEERS] = " ".join(map(str, (ticket, *config.peers)))
+    if others := {name: value for name, value in _read_arguments().items() if name not in OWN_ARGUMENTS}:
+        variables[ARGUMENTS] = json.dumps(others)
     for name in ours:
         if "\0" in variables.get(name, ""):
             raise ConfigError(f"{name}: holds a NUL, which no environment can carry")
     return variables
+
+
+def _other_arguments() -> dict[str, Any]:
+    arguments = _read_arguments()
+    if unknown := arguments.keys() - OTHER_ARGUMENTS:
+        raise ConfigError(f"{ARGUMENTS}: {min(unknown)} is none of {', '.join(sorted(OTHER_ARGUMENTS))}")
+    if "limits" in arguments:
+        try:
+            arguments["limits"] = Limits(**arguments["limits"])
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f"{ARGUMENTS}: limits: {error}") from None
+    _check(ARGUMENTS, **arguments)
+    return arguments
+
+
+def _read_arguments() -> dict[str, Any]:
+    text = os.environ.get(ARGUMENTS)
+    try:
+        arguments = json.loads(text) if text else {}
+    except ValueError as error:
+        raise ConfigError(f"{ARGUMENTS}: no JSON: {error}") from None
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"{ARGUMENTS}: expected an object in JSON, got {type(arguments).__name__}")
+    return arguments
 
 
 def _secret() -> str | bytes | None:

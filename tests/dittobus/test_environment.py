@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dittobus
-from dittobus import ConfigError, DittoBus, Ticket, UsageError, aio, blocking
+from dittobus import ConfigError, DittoBus, Limits, Ticket, UsageError, aio, blocking
 from tests.dittobus.conftest import SECRET
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ TICKETS = [
     for number in range(2)
 ]
 
-VARIABLES = ("MESH", "SECRET", "SECRET_FILE", "IDENTITY", "PEERS")
+VARIABLES = ("MESH", "SECRET", "SECRET_FILE", "IDENTITY", "PEERS", "ARGUMENTS")
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,37 @@ def test_every_variable_becomes_an_argument(set_variables: Any, tmp_path: Path) 
     }
     for face in (DittoBus, aio.Bus, blocking.Bus):
         face("bus", **arguments)
+
+
+OTHERS = {
+    "advertise": ["tcp://127.0.0.1:4001"],
+    "directory": "/somewhere",
+    "discovery": ["registry"],
+    "interfaces": ["127.0.0.1"],
+    "limits": {"liveness_s": 20.0},
+    "port": 4000,
+    "trust": None,
+}
+
+
+def test_what_has_no_variable_may_be_said_in_json(set_variables: Any) -> None:
+    set_variables(MESH="robots", ARGUMENTS=json.dumps(OTHERS))
+    arguments = dittobus.environment()
+    assert arguments == {**OTHERS, "limits": Limits(liveness_s=20.0), "mesh": "robots"}
+    for face in (DittoBus, aio.Bus, blocking.Bus):
+        face("bus", **arguments)
+
+
+def test_a_child_inherits_these_but_not_its_parents_port(
+    mesh: dict[str, Any], set_variables: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_variables(ARGUMENTS=json.dumps(OTHERS))
+    with DittoBus(**mesh) as bus:
+        monkeypatch.setattr(os, "environ", bus.child_environment())
+        others = {name: value for name, value in OTHERS.items() if name not in ("port", "advertise")}
+        assert json.loads(os.environ["DITTOBUS_ARGUMENTS"]) == others
+        monkeypatch.setitem(os.environ, "DITTOBUS_ARGUMENTS", json.dumps({"port": 1}))
+        assert "DITTOBUS_ARGUMENTS" not in bus.child_environment()
 
 
 @pytest.mark.parametrize(
@@ -113,6 +145,13 @@ def test_a_secret_has_one_text_form(
         ({"SECRET_FILE": "no such file"}, "DITTOBUS_SECRET_FILE: cannot read no such file: No such file"),
         ({"PEERS": "somewhere"}, "DITTOBUS_PEERS: ticket: expected dittobus://"),
         ({"PEERS": f"{TICKETS[0]} somewhere"}, "DITTOBUS_PEERS: "),
+        ({"ARGUMENTS": "discovery=registry"}, "DITTOBUS_ARGUMENTS: no JSON"),
+        ({"ARGUMENTS": "[]"}, "DITTOBUS_ARGUMENTS: expected an object in JSON, got list"),
+        ({"ARGUMENTS": '{"secret": "my house"}'}, "DITTOBUS_ARGUMENTS: secret is none of advertise, "),
+        ({"ARGUMENTS": '{"port": "80"}'}, "DITTOBUS_ARGUMENTS: port: 0 to 65535"),
+        ({"ARGUMENTS": '{"limits": {"liveness_s": 0}}'}, "DITTOBUS_ARGUMENTS: limits: .*liveness_s"),
+        ({"ARGUMENTS": '{"limits": {"liveness": 1}}'}, "DITTOBUS_ARGUMENTS: limits: .*liveness"),
+        ({"ARGUMENTS": '{"limits": 5}'}, "DITTOBUS_ARGUMENTS: limits: "),
     ],
 )
 def test_errors_name_the_variable_and_no_secret(
