@@ -336,8 +336,8 @@ class DittoBus(Recipient):
         It is that of this process with the mesh, its secret, and the tickets of this bus and of the peers
         that it was given; there ``dittobus.environment()`` makes arguments of it. Not in it are an identity,
         which two processes cannot share, and what has no variable of its own: ``trust``, ``directory``,
-        ``discovery`` and ``interfaces``. Where there is no secret, none is needed: the child is this user's on
-        this host.
+        ``discovery`` and ``interfaces``. Where there is no secret, none is needed: the child is this user's
+        on this host.
 
         >>> subprocess.Popen([sys.executable, "worker.py"], env=bus.child_environment())
         """
