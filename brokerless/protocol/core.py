@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from brokerless.address import Address
     from brokerless.config import Limits
     from brokerless.model import Event, Peer
-    from brokerless.protocol.datagram_plane import DatagramReader
     from brokerless.protocol.paths import UdpPlace
     from brokerless.protocol.stream import Stream
 
@@ -373,15 +372,11 @@ class NodeCore:
 
     def udp_received(self, place: UdpPlace, datagram: bytes, now: float) -> None:
         """A UDP packet came from there."""
-        self._settle_datagrams(self._plane.udp_received(place, datagram, now))
+        self._plane.udp_received(place, datagram, now)
 
     def push_received(self, sealed: bytes, now: float) -> None:
         """A datagram came by PUSH."""
-        self._settle_datagrams(self._plane.push_received(sealed, now))
-
-    def _settle_datagrams(self, reader: DatagramReader | None) -> None:
-        if reader is not None and (peering := self._peers.get(reader.remote)) is not None:
-            peering.settle_datagrams()
+        self._plane.received(sealed, None, now)
 
     def permits_push(self, remote: Address) -> bool:
         """Whether that peer, by its CURVE key, may connect its PUSH: one we have a session with."""

@@ -52,7 +52,7 @@ class DatagramReader(Protocol):
 class DatagramPlane:
     """The shared part. Without a port nothing is sent, and peers are told no key.
 
-    Queries: ``dropped``. Inputs: ``udp_received``, ``push_received``.
+    Queries: ``dropped``. Inputs: ``udp_received``, ``received``.
     """
 
     def __init__(self, port: DatagramPort | None = None, unread_bytes_max: int = SINGLES_BYTES_MAX) -> None:
@@ -71,30 +71,26 @@ class DatagramPlane:
         """Return what waits for the application."""
         return Traffic(unconsumed_messages=len(self.unread), unconsumed_bytes=payload_bytes(self.unread))
 
-    def udp_received(self, place: UdpPlace, datagram: bytes, now: float) -> DatagramReader | None:
-        """Take the payload of a UDP packet from that place. Return the session that it was of, or None."""
+    def udp_received(self, place: UdpPlace, datagram: bytes, now: float) -> None:
+        """Take the payload of a UDP packet from that place."""
         sealed = unframe_udp(datagram)
         if sealed is None:
             self._drop(DropCause.MALFORMED)
-            return None
-        return self._received(sealed, place, now)
+        else:
+            self.received(sealed, place, now)
 
-    def push_received(self, sealed: bytes, now: float) -> DatagramReader | None:
-        """Take what came by PUSH, likewise."""
-        return self._received(sealed, None, now)
-
-    def _received(self, sealed: bytes, place: UdpPlace | None, now: float) -> DatagramReader | None:
+    def received(self, sealed: bytes, place: UdpPlace | None, now: float) -> None:
+        """Take a sealed datagram; ``place`` None: it came by PUSH."""
         read = header(sealed)
         if read is None:
             self._drop(DropCause.MALFORMED)
-            return None
+            return
         index, counter = read
         reader = self.readers.get(index)
         if reader is None:
             self._drop(DropCause.UNAUTHENTICATED)
-            return None
-        reader.receive(index, counter, sealed, place, now)
-        return reader
+        else:
+            reader.receive(index, counter, sealed, place, now)
 
     def _drop(self, cause: DropCause) -> None:
         self.dropped[cause] = self.dropped.get(cause, 0) + 1

@@ -45,6 +45,7 @@ class DatagramStream(Stream):
         "_received",
         "_sequence",
         "_transmitted",
+        "kind",
         "unread",
     )
 
@@ -71,6 +72,7 @@ class DatagramStream(Stream):
             receive_window=0,
             deadline=deadline,
         )
+        self.kind = KINDS[reliability]
         self.unread: Unread[bytes] = Unread(host.limits.unreliable_queue_bytes_max)
         self._datagrams = datagrams
         self._sequence = self._transmitted = self._bytes_sent = 0
@@ -128,7 +130,7 @@ class DatagramStream(Stream):
             assert error is not None  # it takes no messages because something ended that
             raise error
         self._sequence += 1
-        drop = self._datagrams.send(KINDS[self.reliability], self.id, 0, data)
+        drop = self._datagrams.send(self.kind, self.id, 0, data)
         if drop is not None:
             cause, error = drop
             self._dropped[cause] = self._dropped.get(cause, 0) + 1

@@ -133,7 +133,7 @@ class Datagrams:
             host.limits.unreliable_queue_bytes_max, host.limits.reassembly_timeout_s
         )
         self._paths = Paths()
-        self._deadline: float | None = None  # of the paths, when the host was told last
+        self._deadline = math.inf  # of the paths, when the host was told last
         self._here = Reception()
         self._there = Reception()  # as the peer tells it
         self._stale_until = -math.inf  # what was sent before is not delivered
@@ -162,7 +162,8 @@ class Datagrams:
     @property
     def is_settled(self) -> bool:
         """False when there is something to be done about the path: to tell of it, or to see to PUSH."""
-        return self.path is self.told_path and self.wants_push is self.has_push
+        paths = self._paths
+        return paths.path is self.told_path and (paths.wants_push and bool(self.pull_places)) is self.has_push
 
     @property
     def received(self) -> int:
@@ -355,6 +356,9 @@ class Datagrams:
         if stream is None and fragment.stream_id:
             self._host.drop(DropCause.STALE)  # its stream is over, or not open yet
             return
+        if fragment.fragments == 1:
+            self._deliver(fragment, stream, fragment.payload, now)
+            return
         dropped = self._reassembly.dropped
         data = self._reassembly.add(fragment, now)
         self._count_dropped(DropCause.INCOMPLETE, self._reassembly.dropped - dropped)
@@ -365,7 +369,7 @@ class Datagrams:
 
     def _stream_of(self, fragment: Fragment) -> DatagramStream | None:
         stream = self._host.streams.get(fragment.stream_id)
-        if isinstance(stream, DatagramStream) and KINDS[stream.reliability] == fragment.kind:
+        if isinstance(stream, DatagramStream) and stream.kind is fragment.kind:
             return stream
         return None
 
@@ -378,16 +382,19 @@ class Datagrams:
             dropped = stream.unread.dropped
             if not stream.arrived(data):
                 self._host.drop(DropCause.LATE)
-            self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, stream.unread.dropped - dropped)
+            if stream.unread.dropped != dropped:
+                self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, stream.unread.dropped - dropped)
             return
         self._singles_received += 1
         self._single_bytes_received += len(data)
         reliability = RELIABILITIES[fragment.kind]
         message = Message(self.remote, data, reliability, fragment.channel, now)
-        dropped = self.plane.unread.dropped
-        if self.plane.unread.put(message, len(data) + MESSAGE_COST_BYTES):
-            self._host.emit(UnreliableWaiting(None, self.plane.unread))
-        self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, self.plane.unread.dropped - dropped)
+        unread = self.plane.unread
+        dropped = unread.dropped
+        if unread.put(message, len(data) + MESSAGE_COST_BYTES):
+            self._host.emit(UnreliableWaiting(None, unread))
+        if unread.dropped != dropped:
+            self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, unread.dropped - dropped)
 
     def _count_dropped(self, cause: DropCause, count: int) -> None:
         for _ in range(count):
@@ -422,12 +429,13 @@ class Datagrams:
         self._tend(now)
 
     def _tend(self, now: float) -> None:
-        """Send the probes that are due."""
-        for target, token in self._paths.take_probes(now):
-            self._transmit((target,), encode_probe(token, _stamp(now)))
-        deadline = self._paths.next_deadline()
-        if deadline != self._deadline or not self.is_settled:
-            self._deadline = deadline
+        """Send the probes that are due, and have the host see to what changed."""
+        paths = self._paths
+        if paths.deadline <= now:
+            for target, token in paths.take_probes(now):
+                self._transmit((target,), encode_probe(token, _stamp(now)))
+        if paths.deadline != self._deadline or not self.is_settled:
+            self._deadline = paths.deadline
             self._host.touch()
 
     def _forget(self, index: int) -> None:

@@ -191,7 +191,7 @@ class DatagramEnds:
                     other.take(datagram, end.port.place)
                 pushed, end.port.pushed = end.port.pushed, []
                 for sealed in pushed:
-                    other.plane.push_received(sealed, self.now)
+                    other.plane.received(sealed, None, self.now)
                 told, end.told = end.told, []
                 for frame in told:
                     assert isinstance(frame, wire.Probed)

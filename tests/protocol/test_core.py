@@ -704,6 +704,7 @@ class Datagrams:
             self.peer.take(datagram, self.port.place)
         for datagram in self.peer.port.taken():
             self.node.core.udp_received(self.peer.port.place, datagram, self.node.now)
+        self.wait(0.0)  # the turn that follows
 
     def wait(self, seconds: float) -> None:
         self.node.wait(seconds)
@@ -761,7 +762,7 @@ def test_what_comes_by_either_way_is_taken_and_told() -> None:
     assert [waiting.unread.take().data for _ in range(2)] == [b"by udp", b"by push"]
 
 
-def test_a_path_that_is_proven_or_lost_is_told_at_once() -> None:
+def test_a_path_that_is_proven_or_lost_is_told_in_the_same_turn() -> None:
     both = Datagrams()
     both.carry()
     assert [event.peer.path.datagram for event in both.node.of_type(PeerChanged)] == [DatagramPath.UDP]

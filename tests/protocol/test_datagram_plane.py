@@ -36,8 +36,8 @@ def test_a_datagram_goes_to_whoever_drew_its_index_by_either_way() -> None:
     one, other = Reader(), Reader()
     plane.readers = {1: one, 2**64 - 1: other}
     first, second = sealed(1), sealed(2**64 - 1, 2**64 - 1, SEALED_BYTES_MAX)
-    assert plane.udp_received(PLACE, PREFIX + first, 3.0) is one
-    assert plane.push_received(second, 4.0) is other
+    plane.udp_received(PLACE, PREFIX + first, 3.0)
+    plane.received(second, None, 4.0)
     assert one.given == [(1, 9, first, PLACE, 3.0)]
     assert other.given == [(2**64 - 1, 2**64 - 1, second, None, 4.0)]
     assert plane.dropped == {}
@@ -61,7 +61,7 @@ def test_what_is_nobodys_is_counted_and_no_more(datagram: bytes, cause: DropCaus
     plane = DatagramPlane()
     reader = plane.readers[1] = Reader()
     for number in (1, 2):
-        assert plane.udp_received(PLACE, datagram, 3.0) is None
+        plane.udp_received(PLACE, datagram, 3.0)
         assert plane.dropped == {cause: number}
     assert reader.given == []
 
@@ -70,7 +70,7 @@ def test_what_is_nobodys_is_counted_and_no_more(datagram: bytes, cause: DropCaus
 def test_and_the_same_by_push(data: bytes) -> None:
     plane = DatagramPlane()
     reader = plane.readers[1] = Reader()
-    assert plane.push_received(data, 3.0) is None
+    plane.received(data, None, 3.0)
     assert sum(plane.dropped.values()) == 1
     assert reader.given == []
 
