@@ -178,10 +178,21 @@ class Roster:
         self._weigh(entry, not entry.is_hearsay)
         if restarted or entry.tiers() != before:
             entry.failures = 0
-            if not entry.dialling and not entry.is_served:
+            if entry.is_served:
+                pass
+            elif entry.dialling:
+                self._dial_beside(address, entry, now)
+            else:
                 yields = self._local > address and not prompt
                 self._schedule(address, entry, now + (YIELD_S if yields else 0.0))
         return True
+
+    def _dial_beside(self, address: Address, entry: _Entry, now: float) -> None:
+        """Dials are under way, maybe to where the peer was before, and those take their time."""
+        places = [place for tier in entry.tiers() for place in tier if place not in entry.dialling]
+        if some := places[: max(0, ENDPOINTS_MAX - len(entry.dialling))]:
+            entry.untried = [some]
+            self._schedule(address, entry, now)
 
     def _is_too_much(self, source: str) -> bool:
         hearsay = len(self._entries) - self._firm

@@ -207,13 +207,23 @@ def test_the_same_hint_again_changes_nothing(boot: int) -> None:
     assert roster.next_deadline() == NOW + 5
 
 
-def test_a_hint_does_not_disturb_dials_under_way() -> None:
+def test_where_a_peer_has_moved_to_is_dialled_beside_where_it_was() -> None:
     roster = known()
     roster.plan(NOW)
     roster.learn(HIGHER, "test", (TCP, OTHER_TCP), 1, NOW + 1)
+    assert roster.plan(NOW + 1) == [(HIGHER, OTHER_TCP)]
+    roster.dial_failed(HIGHER, OTHER_TCP, NOW + 2)
     assert roster.next_deadline() is None
     roster.dial_failed(HIGHER, TCP, NOW + 2)
     assert roster.plan(NOW + 2.1) == [(HIGHER, TCP), (HIGHER, OTHER_TCP)]
+
+
+def test_a_peer_that_moves_all_the_time_has_no_more_dials_than_one_with_many_places() -> None:
+    roster = known()
+    roster.plan(NOW)
+    for number in range(1, 100):
+        roster.learn(HIGHER, "test", (f"tcp://192.0.2.{number}:1",), 1, NOW + number)
+        assert len(roster.plan(NOW + number)) == (number < ENDPOINTS_MAX)
 
 
 # Connected, and no longer
