@@ -1,15 +1,26 @@
-"""The places of a node that listens everywhere, as somebody else would have to write them."""
+"""The addresses of this host: as somebody else would have to write its places, and when they change."""
 
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import asyncio
+    from collections.abc import Callable, Iterable, Sequence
+
+    IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 WILDCARDS = {"tcp://0.0.0.0:": (4,), "tcp://[::]:": (4, 6)}
 """The families that each stands for: libzmq opens IPv6 sockets for IPv4, too."""
+
+ALL_INTERFACES = frozenset({"*", "0.0.0.0", "::"})
+"""Hosts that stand for all addresses, those to come included."""
+
+LOOK_S = 2.0
+"""How often the addresses are looked at: so late others hear of a new one, well within the usual liveness
+limit. A look costs 0.2 ms for each interface: with two of them, a fiftieth of a percent of a processor. The
+kernel could tell instead, on each system in a way of its own, and all of those need this look, too."""
 
 
 def expand_wildcards(endpoints: Iterable[str]) -> tuple[str, ...]:
@@ -31,13 +42,62 @@ def expand_wildcards(endpoints: Iterable[str]) -> tuple[str, ...]:
     return tuple(expanded)
 
 
-def _addresses(versions: tuple[int, ...]) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    import ifaddr  # only who listens everywhere needs it
+def _addresses(versions: tuple[int, ...]) -> list[IpAddress]:
+    usable = [ip for ip in _found() if ip.version in versions and not (ip.version == 6 and ip.is_link_local)]
+    return [ip for ip in usable if not ip.is_loopback] or usable
 
-    found = [
+
+def _found() -> list[IpAddress]:
+    import ifaddr  # only who listens beyond loopback needs it
+
+    return [
         ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0])
         for adapter in ifaddr.get_adapters()
         for ip in adapter.ips
     ]
-    usable = [ip for ip in found if ip.version in versions and not (ip.version == 6 and ip.is_link_local)]
-    return [ip for ip in usable if not ip.is_loopback] or usable
+
+
+class AddressWatch:
+    """Calls ``changed`` when addresses that a node with these hosts listens on have come or gone.
+
+    Loopback addresses do not, and who listens nowhere else is not watched at all.
+    """
+
+    def __init__(self, hosts: Sequence[str], changed: Callable[[], None]) -> None:
+        self._everywhere = not ALL_INTERFACES.isdisjoint(hosts)
+        self._hosts = frozenset(
+            ip
+            for host in hosts
+            if host not in ALL_INTERFACES
+            and not (ip := ipaddress.ip_address(host.partition("%")[0])).is_loopback
+        )
+        self._changed = changed
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._present: frozenset[IpAddress] = frozenset()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Watch from now on: what was there before is no news."""
+        if self._everywhere or self._hosts:
+            self._loop, self._present = loop, self._look()
+            self._timer = loop.call_later(LOOK_S, self._turn)
+
+    def close(self) -> None:
+        """Watch no more. Twice does no harm."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop = self._timer = None
+
+    def _turn(self) -> None:
+        assert self._loop is not None
+        self._timer = self._loop.call_later(LOOK_S, self._turn)
+        before, self._present = self._present, self._look()
+        if self._present != before:
+            self._changed()
+
+    def _look(self) -> frozenset[IpAddress]:
+        try:
+            found = _found()
+        except OSError:  # descriptors or memory have run out: nothing is known, so nothing has changed
+            return self._present
+        return frozenset(ip for ip in found if ip in self._hosts or (self._everywhere and not ip.is_loopback))

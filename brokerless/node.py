@@ -21,7 +21,7 @@ from brokerless.discovery import Beacon
 from brokerless.discovery.gossip import GossipDiscovery
 from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, IdentityInUse, StartError
 from brokerless.identity import Identity
-from brokerless.interfaces import expand_wildcards
+from brokerless.interfaces import ALL_INTERFACES, AddressWatch, expand_wildcards
 from brokerless.private_files import make_private_directory
 from brokerless.protocol import actions, wire
 from brokerless.protocol.core import NodeCore
@@ -60,8 +60,6 @@ REFUSALS_MAX = 1024
 DRAIN_LOOK_S = 0.005
 """How often a closing node looks whether it is done."""
 
-ALL_INTERFACES = frozenset({"*", "0.0.0.0", "::"})
-
 
 class Node:
     """One node of a mesh, on the running asyncio loop; never blocks, and is not thread safe.
@@ -95,6 +93,8 @@ class Node:
         self._transport: Transport | None = None
         self._trust: MeshTrust | None = None
         self._discoveries: list[Discovery] = []
+        self._watch: AddressWatch | None = None
+        self._following = asyncio.Lock()  # one change of the network after the other
         self._endpoints: tuple[str, ...] = ()
         self._name, self._metadata = config.name, config.metadata
         self._admission: Admission | None = None
@@ -148,10 +148,12 @@ class Node:
         place = _ipc_directory(directory)
         self._endpoints = await self._transport.start(self._hosts, config.port, place)
         port.transport = self._transport
-        plane.udp_places = told_places(self._transport.udp_places, config.advertise)
-        plane.pull_places = told_places(self._transport.pull_places, config.advertise, ports_on=1)
+        self._tell_datagram_places()
         self._pump.start(loop, self._transport)
-        await self._start_discoveries(directory)
+        self._watch = AddressWatch(self._hosts, self._network_changed)
+        self._watch.start(loop)
+        async with self._following:
+            await self._start_discoveries(directory)
 
     def _shell(self, core: NodeCore) -> tuple[Pump, Transport]:
         """Make what moves the core's packets; a tap costs nothing where there is none."""
@@ -241,6 +243,41 @@ class Node:
         discovery.carry(tell_places, lambda: core.stats().rejected_records)
         return discovery
 
+    def _tell_datagram_places(self) -> None:
+        """Say where datagrams are received, now that we know, or anew."""
+        assert self._core is not None
+        assert self._pump is not None
+        assert self._transport is not None
+        advertised = self._config.advertise
+        udp_places = told_places(self._transport.udp_places, advertised)
+        pull_places = told_places(self._transport.pull_places, advertised, ports_on=1)
+        self._core.tell_datagram_places(udp_places, pull_places, self._pump.now())
+
+    def _network_changed(self) -> None:
+        self._start_task(self._follow_network())
+
+    async def _follow_network(self) -> None:
+        """Addresses of this host have come or gone: tell who talks with us, and who looks for us.
+
+        What listens goes on: sockets that are bound to all addresses serve the new ones, too, and those bound
+        to one serve it again when it is back. A link whose address is gone is found dead by its session,
+        which dials anew.
+        """
+        async with self._following:
+            self._tell_datagram_places()
+            _log.info("addresses of this host have changed; others may try %s", ", ".join(self._places))
+            for discovery in self._discoveries:
+                try:
+                    await discovery.announce(self._beacon())
+                except Exception as error:
+                    unexpected = None if isinstance(error, StartError) else error
+                    _log.warning(
+                        "discovery %s cannot tell the new addresses: %s",
+                        discovery.name,
+                        error,
+                        exc_info=unexpected,
+                    )
+
     def _beacon(self) -> Beacon:
         assert self._core is not None
         assert self._trust is not None
@@ -305,6 +342,8 @@ class Node:
     async def _abandon(self, spared: asyncio.Task[None] | None) -> None:
         """Let go of everything, whatever state it is in; the spared task is the one that waits for this."""
         self._closed = True
+        if self._watch is not None:
+            self._watch.close()
         if self._pump is not None:
             self._pump.stop()
         tasks = self._tasks - {spared}

@@ -1,13 +1,17 @@
-"""Wildcards become addresses that somebody else can dial."""
+"""Wildcards become addresses that somebody else can dial; addresses that come and go are noticed."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import ifaddr
 import pytest
 
-from brokerless.interfaces import expand_wildcards
+from brokerless.interfaces import LOOK_S, AddressWatch, expand_wildcards
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def adapters(*ips: object) -> list[SimpleNamespace]:
@@ -52,3 +56,92 @@ def test_a_host_with_loopback_only_says_loopback(host) -> None:
 
 def test_the_real_host_has_an_address() -> None:
     assert expand_wildcards(["tcp://0.0.0.0:5"])
+
+
+# Coming and going
+
+
+class Loop:
+    """A loop in which time passes by command."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[SimpleNamespace] = []
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> SimpleNamespace:
+        timer = SimpleNamespace(at=self.now + delay_s, callback=callback)
+        timer.cancel = lambda: self.timers.remove(timer)
+        self.timers.append(timer)
+        return timer
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        while due := [timer for timer in self.timers if timer.at <= self.now]:
+            self.timers.remove(due[0])
+            due[0].callback()
+
+
+class Watched:
+    """A host that is watched for a node with these hosts, and how often a change was told."""
+
+    def __init__(self, *hosts: str) -> None:
+        self.changes = 0
+        self.loop: Any = Loop()
+        self.watch = AddressWatch(hosts, self._changed)
+        self.watch.start(self.loop)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def look(self) -> int:
+        """How many changes the next look tells."""
+        before = self.changes
+        self.loop.wait(LOOK_S)
+        return self.changes - before
+
+
+@pytest.mark.parametrize("wildcard", ["*", "0.0.0.0", "::"])
+def test_who_listens_everywhere_is_told_of_whatever_comes_and_goes(host, wildcard: str) -> None:
+    host("127.0.0.1", "192.0.2.1")
+    watched = Watched("127.0.0.1", wildcard)
+    assert watched.look() == 0
+    host("127.0.0.1", "192.0.2.1", "198.51.100.1")
+    assert (watched.look(), watched.look()) == (1, 0)
+    host("127.0.0.1")
+    assert watched.look() == 1
+    host("127.0.0.1", ("2001:db8::1", 0, 0))
+    assert watched.look() == 1
+    watched.watch.close()
+    watched.watch.close()
+    assert watched.loop.timers == []
+
+
+def test_who_listens_on_named_addresses_is_told_of_those(host) -> None:
+    host("192.0.2.1")
+    watched = Watched("192.0.2.1", "127.0.0.1", "fe80::1%eth0")
+    host("192.0.2.1", "198.51.100.1")
+    assert watched.look() == 0
+    host("198.51.100.1", ("fe80::1", 0, 2))
+    assert watched.look() == 1
+    host("198.51.100.1")
+    assert watched.look() == 1
+    host("192.0.2.1")
+    assert watched.look() == 1
+
+
+@pytest.mark.parametrize("hosts", [("127.0.0.1",), ("127.0.0.2", "::1"), ()])
+def test_who_listens_on_loopback_only_is_not_watched(host, hosts: tuple[str, ...]) -> None:
+    assert Watched(*hosts).loop.timers == []
+
+
+def test_a_look_that_fails_tells_nothing(host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host("192.0.2.1")
+    watched = Watched("*")
+
+    def fail() -> None:
+        raise OSError("no descriptor left")
+
+    monkeypatch.setattr(ifaddr, "get_adapters", fail)
+    assert watched.look() == 0
+    host("192.0.2.2")
+    assert watched.look() == 1

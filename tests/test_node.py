@@ -6,7 +6,7 @@ import asyncio
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ifaddr
 import pytest
@@ -31,6 +31,9 @@ from brokerless import (
     Ticket,
 )
 from tests.witness import Log, Mesh, Stubborn, files, reserved_port
+
+if TYPE_CHECKING:
+    from brokerless import Beacon
 
 pytestmark = pytest.mark.asyncio
 
@@ -158,6 +161,49 @@ async def test_a_ticket_of_a_host_with_many_addresses_names_the_first(
         node = (await mesh.start(discovery=(), interfaces=("0.0.0.0",))).node
         hosts = [place.removeprefix("tcp://").rpartition(":")[0] for place in node.ticket().endpoints]
         assert hosts == [f"127.0.0.{number}" for number in range(1, 17)]
+
+
+class Announcements(Stubborn):
+    """A discovery that remembers what it is to announce, and may be unable to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.announced: asyncio.Queue[str] = asyncio.Queue()
+        self.failure = error
+
+    async def start(self, beacon: Beacon, report: Any) -> None:
+        await self.announce(beacon)
+
+    async def announce(self, beacon: Beacon) -> None:
+        [place] = [endpoint for endpoint in beacon.endpoints if endpoint.startswith("tcp:")]
+        self.announced.put_nowait(place)
+        if self.failure is not None:
+            raise self.failure
+
+
+async def test_new_addresses_are_announced_by_every_discovery_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_at(ip: str) -> None:
+        adapters = [ifaddr.Adapter("eth0", "eth0", [ifaddr.IP(ip, 24, "eth0")])]
+        monkeypatch.setattr(ifaddr, "get_adapters", lambda: adapters)
+
+    be_at("192.0.2.1")
+    monkeypatch.setattr("brokerless.interfaces.LOOK_S", 0.01)
+    unable = [Announcements(StartError("no way")), Announcements(RuntimeError("worse"))]
+    discoveries = (*unable, Announcements(), "gossip")
+    async with Mesh(tmp_path) as mesh:
+        with Log() as log:
+            node = (await mesh.start(discovery=discoveries, interfaces=("0.0.0.0",))).node
+            [first] = node.ticket().endpoints
+            be_at("192.0.2.7")
+            second = first.replace("192.0.2.1", "192.0.2.7")
+            for discovery in discoveries[:3]:
+                assert isinstance(discovery, Announcements)
+                assert [await discovery.announced.get() for _ in range(2)] == [first, second]
+            assert node.ticket().endpoints == (second,)
+            for error in ("no way", "worse"):
+                assert log.having(f"stubborn cannot tell the new addresses: {error}")
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,15 @@ class MulticastDns(RecordUpdateListener):
             self._send(await self._zeroconf.async_unregister_service(old))
 
     async def update_interfaces(self) -> None:
-        """Speak and listen on interfaces that have come, and no longer on those that have gone."""
+        """Speak and listen on interfaces that have come, and no longer on those that have gone.
+
+        Who is on a new network has not been asked yet, so queries begin anew.
+        """
         await self._zeroconf.async_update_interfaces(self._usable_interfaces())
+        if self._query_timer is not None:
+            self._query_timer.cancel()
+            self._query_interval_s = QUERY_INTERVAL_MIN_S
+            self._ask_in(random.uniform(*FIRST_QUERY_DELAY_S))
 
     async def close(self) -> None:
         """Say goodbye and close the sockets. Does nothing the second time."""

@@ -4,7 +4,8 @@ The shell (``brokerless.node``, or the simulator) moves bytes and keeps the cloc
 
     inputs    dialled, dial_failed, link_opened, link_message, link_closed, udp_received, push_received,
               learn, admitted, expire, stalled
-    commands  send, open_stream, accept, want, announce, tell_places, leave, farewell, and the streams' own
+    commands  send, open_stream, accept, want, announce, tell_places, tell_datagram_places, leave, farewell,
+              and the streams' own
     outputs   take_actions, take_sendable + next_message, take_events, next_deadline
 
 After every input or command the shell drains the outputs. ``wake`` is called when a command made some, so
@@ -540,6 +541,12 @@ class NodeCore:
         """Say that we may be dialled there (``host:port``, comma separated), for peers to tell others."""
         if places != self.tcp_places:
             self.tcp_places = places
+            self._announce(now)
+
+    def tell_datagram_places(self, udp: str, pull: str, now: float) -> None:
+        """Say that datagrams are received there, by UDP and by PUSH (``host:port``, comma separated)."""
+        if (udp, pull) != (self._plane.udp_places, self._plane.pull_places):
+            self._plane.udp_places, self._plane.pull_places = udp, pull
             self._announce(now)
 
     def _announce(self, now: float) -> None:

@@ -103,7 +103,7 @@ class _Inbound:
 class Datagrams:
     """Unreliable messages of one session, both directions.
 
-    Queries: ``path``, ``wants_push``, ``is_settled``, ``message_bytes_max``, ``next_deadline``, the counters.
+    Queries: ``path``, ``wants_push_at``, ``is_settled``, ``message_bytes_max``, ``next_deadline``, counters.
     Inputs: ``introduced``, ``receive``, ``probed``, ``expire``, ``session_ended``. Commands: ``announce``,
     ``send``, ``forget``.
     """
@@ -118,8 +118,8 @@ class Datagrams:
         self._singles_sent = self._single_bytes_sent = 0
         self._singles_received = self._single_bytes_received = 0
         self.told_path = DatagramPath.NONE
-        """The path that was told upward; and whether there is a PUSH connection, or is to be one."""
-        self.has_push = False
+        """The path that was told upward; and where there is a PUSH connection to, or is to be one."""
+        self.has_push_at = ""
         self._host = host
         self._port = plane.port
         self._inbound: dict[int, _Inbound] = {}  # by index, in the order in which they were drawn
@@ -155,15 +155,16 @@ class Datagrams:
         )
 
     @property
-    def wants_push(self) -> bool:
-        """True when there should be a PUSH connection."""
-        return self._paths.wants_push and bool(self.pull_places)
+    def wants_push_at(self) -> str:
+        """Where there should be a PUSH connection to; nowhere: there should be none."""
+        return self.pull_places if self._paths.wants_push else ""
 
     @property
     def is_settled(self) -> bool:
         """False when there is something to be done about the path: to tell of it, or to see to PUSH."""
         paths = self._paths
-        return paths.path is self.told_path and (paths.wants_push and bool(self.pull_places)) is self.has_push
+        wanted_at = self.pull_places if paths.wants_push else ""
+        return paths.path is self.told_path and wanted_at == self.has_push_at
 
     @property
     def received(self) -> int:

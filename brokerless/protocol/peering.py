@@ -227,7 +227,7 @@ class Peering:
         if session is not None:
             session.end(error)
             self._host.ended(session)
-            if session.datagrams.has_push:
+            if session.datagrams.has_push_at:
                 self._host.push(self.address, "")
         for link in list(self.links.values()):
             if link is spared:
@@ -412,9 +412,9 @@ class Peering:
         datagrams = session.datagrams
         if datagrams.is_settled:
             return
-        if datagrams.wants_push is not datagrams.has_push:
-            datagrams.has_push = datagrams.wants_push
-            self._host.push(self.address, datagrams.pull_places if datagrams.has_push else "")
+        if datagrams.wants_push_at != datagrams.has_push_at:
+            datagrams.has_push_at = datagrams.wants_push_at
+            self._host.push(self.address, datagrams.has_push_at)
         datagrams.told_path = datagrams.path
         self._tell_change()
 

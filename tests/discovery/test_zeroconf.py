@@ -16,6 +16,7 @@ from zeroconf import DNSAddress, DNSIncoming, DNSPointer, DNSService, DNSText
 
 from brokerless.address import Address
 from brokerless.discovery import Beacon, Discovery, Hint
+from brokerless.discovery.multicast import QUERY_INTERVAL_MAX_S, QUERY_INTERVAL_MIN_S
 from brokerless.discovery.record import NONCE_BYTES, RECORD_BYTES, open_record, seal_record
 from brokerless.discovery.sightings import RECORDS_PER_PEER_MAX
 from brokerless.discovery.zeroconf import ZeroconfDiscovery, decode_text, encode_text
@@ -198,6 +199,21 @@ async def test_a_newcomer_asks_and_says_what_it_knows(stack: AsyncExitStack) -> 
     newcomer = await started(stack, key)
     assert await newcomer.heard() == elder.hint("tcp://127.0.0.1:4000")
     await outsider.until(lambda: name in outsider.known_answers)
+
+
+@pytest.mark.asyncio
+async def test_who_has_moved_asks_anew(stack: AsyncExitStack) -> None:
+    node = await started(stack, generate_secret())
+    assert isinstance(node.discovery, ZeroconfDiscovery)
+    multicast = node.discovery._multicast
+    assert multicast is not None
+    multicast._query_interval_s = QUERY_INTERVAL_MAX_S
+    asked = multicast._query_timer
+    await node.announce("tcp://127.0.0.1:4001")
+    assert multicast._query_interval_s <= 2 * QUERY_INTERVAL_MIN_S
+    assert asked is not None
+    assert asked.cancelled() or asked.when() <= asyncio.get_running_loop().time()
+    assert multicast._query_timer is not asked
 
 
 @pytest.mark.asyncio

@@ -120,8 +120,9 @@ class Application:
         to = Address.parse(order["to"]) if "to" in order else self.node.address
         match order["do"]:
             case "send":
-                timeout = order.get("timeout", 10.0)
-                say("sent", id=self.node.send(order["data"].encode(), to, Reliability.RELIABLE, 0, timeout))
+                timeout, reliability = order.get("timeout", 10.0), order.get("reliability", "reliable")
+                data = order["data"].encode()
+                say("sent", id=self.node.send(data, to, Reliability(reliability), 0, timeout))
             case "open":
                 stream = self.node.open_stream(to, Reliability.RELIABLE, order["name"], b"")
                 self.streams[stream.id] = stream
@@ -147,10 +148,10 @@ class Application:
                 self.is_running = False
 
 
-async def main() -> None:
+async def main(kind: type[Application] = Application) -> None:
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    application = Application(json.loads(await lines.readline()))
+    application = kind(json.loads(await lines.readline()))
     started_at = time.monotonic()
     await application.node.start()
     node = application.node

@@ -112,12 +112,12 @@ class Processes:
             if process.process.returncode is None:
                 await process.end(signal.SIGKILL)
 
-    async def spawn(self) -> Process:
-        """A process that waits for its configuration."""
+    async def spawn(self, *prefix: str, program: str = "tests.processes.child") -> Process:
+        """A process that waits for its configuration; ``prefix`` are words of a command that starts it."""
         pipe = asyncio.subprocess.PIPE
         process = Process(
             await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.processes.child", stdin=pipe, stdout=pipe, stderr=pipe
+                *prefix, sys.executable, "-m", program, stdin=pipe, stdout=pipe, stderr=pipe
             )
         )
         self._processes.append(process)

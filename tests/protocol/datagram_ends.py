@@ -145,7 +145,7 @@ class DatagramEnd:
     def settle(self) -> None:
         """Do what a peering does: tell of the path, see to PUSH."""
         self.datagrams.told_path = self.datagrams.path
-        self.datagrams.has_push = self.datagrams.wants_push
+        self.datagrams.has_push_at = self.datagrams.wants_push_at
 
 
 class DatagramEnds:

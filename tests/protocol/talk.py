@@ -173,7 +173,8 @@ class Talk:
 
     def _settle(self, side: Side) -> None:
         datagrams = side.session.datagrams
-        datagrams.told_path, datagrams.has_push = datagrams.path, datagrams.wants_push  # as a peering does
+        datagrams.told_path = datagrams.path  # this and the next as a peering does
+        datagrams.has_push_at = datagrams.wants_push_at
         while side.session.links_to_cut:
             number, reason = side.session.links_to_cut.pop()
             self.cuts.append(reason)

@@ -1440,6 +1440,17 @@ def test_a_node_says_where_it_may_be_dialled_and_says_it_again_when_that_changes
     assert info.tcp_places == "192.0.2.7:4000"
 
 
+def test_a_node_says_where_it_receives_datagrams_and_says_it_again_when_that_changes() -> None:
+    node = Node(plane=DatagramPlane(Port(1)))
+    remote = Remote(node).join()
+    remote.heard()
+    for places in (("192.0.2.7:4000", "192.0.2.7:4001"),) * 2 + (("192.0.2.8:4000", "192.0.2.7:4001"),):
+        node.core.tell_datagram_places(*places, node.now)
+    told = [frame for frame in remote.heard() if isinstance(frame, wire.Info)]
+    assert [info.udp_places for info in told] == ["192.0.2.7:4000", "192.0.2.8:4000"]
+    assert [info.pull_places for info in told] == ["192.0.2.7:4001"] * 2
+
+
 def test_a_peer_is_told_of_another_and_that_it_is_gone() -> None:
     node, remote = gossiping()
     other = Remote(node, OTHERS[0]).join(tcp_places="192.0.2.10:4000")

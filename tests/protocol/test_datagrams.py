@@ -308,9 +308,8 @@ def test_push_is_asked_for_where_udp_fails_and_serves_when_it_is_proven() -> Non
     assert near.send(Kind.UNRELIABLE, 0, 0, b"x") is None
     ends.near.port.taken()
     ends.wait(PUSH_AFTER_S + 0.01, carried=False)
-    assert near.wants_push
-    assert near.has_push  # as its peering saw to
-    assert near.pull_places == "127.0.0.2:1"
+    assert near.wants_push_at == "127.0.0.2:1"
+    assert near.has_push_at == "127.0.0.2:1"  # as its peering saw to
     for end in ends.ends:
         end.port.takes_udp = False
     ends.near.port.taken()
@@ -330,7 +329,7 @@ def test_a_path_is_looked_for_without_a_message_when_that_is_wanted() -> None:
     ends = DatagramEnds(has_pull=True)
     ends.near.datagrams.expect()
     ends.wait(PUSH_AFTER_S + 0.01, carried=False)
-    assert ends.near.datagrams.wants_push
+    assert ends.near.datagrams.wants_push_at
     ends.wait(1.0)
     assert ends.near.datagrams.path is DatagramPath.UDP
     assert ends.far.data() == []
@@ -347,7 +346,7 @@ def test_without_a_place_for_it_there_is_no_push() -> None:
     ends = DatagramEnds()
     ends.near.send(b"x")
     ends.wait(GIVE_UP_S, carried=False)
-    assert not ends.near.datagrams.wants_push
+    assert not ends.near.datagrams.wants_push_at
 
 
 def test_what_goes_two_ways_is_the_same_datagram_and_comes_once() -> None:

@@ -772,6 +772,21 @@ def test_a_change_of_the_datagrams_path_is_told_and_push_had_while_it_is_wanted(
     assert len(host.pushes) == 2
 
 
+def test_push_moves_with_the_peer() -> None:
+    host = Host()
+    host.plane = DatagramPlane(port := Port())
+    link = host.link()
+    told = dataclasses.replace(info(), pull_places="127.0.0.2:6", datagram_index=5, datagram_key=bytes(32))
+    host.hear(link, told)
+    port.time = 100.0
+    host.session.datagrams.send(Kind.UNRELIABLE, 0, 0, b"x")
+    host.peering.expire(100.0)
+    for places in ("127.0.0.3:6", "127.0.0.3:6", ""):
+        host.hear(link, dataclasses.replace(told, pull_places=places))
+        host.peering.expire(100.0)
+    assert host.pushes == ["127.0.0.2:6", "127.0.0.3:6", ""]
+
+
 def test_a_session_without_push_ends_without_a_word_of_it() -> None:
     host = Host()
     host.joined()
