@@ -213,12 +213,14 @@ def test_what_is_configured_bounds_even_that() -> None:
     assert under_way.is_full
 
 
-def transfer(under_way: Flight, *, bytes_per_s: float, delay_s: float, seconds: float) -> float:
+def transfer(
+    under_way: Flight, *, bytes_per_s: float, delay_s: float, seconds: float, start: float = 0.0
+) -> float:
     """Send as much as may be in flight over a path with that rate and round trip; return the rate reached."""
     packet = bytes(64 * KIB)
-    now, link_free_at, delivered = 0.0, 0.0, 0
+    now, link_free_at, delivered = start, 0.0, 0
     acknowledgements: deque[float] = deque()
-    while now < seconds:
+    while now < start + seconds:
         while not under_way.is_full:
             under_way.add(packet, (), now)
             link_free_at = max(link_free_at, now) + len(packet) / bytes_per_s
@@ -226,7 +228,10 @@ def transfer(under_way: Flight, *, bytes_per_s: float, delay_s: float, seconds: 
         now = acknowledgements.popleft()
         under_way.acknowledge(under_way.acknowledged + 1, now)
         delivered += len(packet)
-    return delivered / now
+    rate = delivered / (now - start)
+    for arrival in acknowledgements:
+        under_way.acknowledge(under_way.acknowledged + 1, arrival)
+    return rate
 
 
 @pytest.mark.parametrize("delay_s", [0.0002, 0.002, 0.02, 0.05])
@@ -250,6 +255,47 @@ def test_a_shared_flight_fills_the_path_and_hardly_more(delay_s: float, bytes_pe
     assert product <= under_way.limit <= 1.3 * product
     under_way.is_shared = False
     assert 1.9 * product <= under_way.limit
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(("delay_s", "bytes_per_s"), [(0.05, 1e7), (0.02, 4e7)])
+def test_what_waits_in_queues_is_never_taken_for_the_path(
+    delay_s: float, bytes_per_s: float, is_shared: bool
+) -> None:
+    """However long it lasts: in two lifetimes, the smallest round trip is forgotten."""
+    under_way = flight(bytes_max=64 * MIB)
+    under_way.is_shared = is_shared
+    reached = transfer(under_way, bytes_per_s=bytes_per_s, delay_s=delay_s, seconds=5 * BEST_LIFETIME_S)
+    assert reached > 0.97 * bytes_per_s
+    # At most what is always in flight adds to the round trip that is found.
+    product = bytes_per_s * delay_s + IN_FLIGHT_BYTES_MIN
+    assert under_way.limit <= 2.05 * product
+
+
+def test_a_path_that_becomes_longer_is_filled_again() -> None:
+    under_way = flight(bytes_max=64 * MIB)
+    transfer(under_way, bytes_per_s=1e7, delay_s=0.02, seconds=5.0)
+    transfer(under_way, bytes_per_s=1e7, delay_s=0.2, seconds=3 * BEST_LIFETIME_S, start=6.0)
+    assert 1.9 * 1e7 * 0.2 <= under_way.limit <= 2.5 * 1e7 * 0.2
+
+
+def test_a_look_for_the_smallest_round_trip_ends_whatever_the_application_sends() -> None:
+    under_way = flight()
+    transfer(under_way, bytes_per_s=1e7, delay_s=0.05, seconds=5.0)
+    wide = under_way.limit
+    now = 6.0
+    under_way.add(bytes(wide), (), now)
+    now += 1.2 * BEST_LIFETIME_S
+    under_way.add(bytes(wide), (), now)
+    under_way.acknowledge(under_way.sent - 1, now)  # long ago that it was quick, and much is in flight
+    assert under_way.limit == IN_FLIGHT_BYTES_MIN
+    under_way.acknowledge(under_way.sent, now + 0.1)
+    assert under_way.limit == IN_FLIGHT_BYTES_MIN  # that one was sent behind others
+    under_way.add(bytes(10), (), now + 60.0)
+    under_way.acknowledge(under_way.sent, now + 60.1)
+    under_way.add(bytes(IN_FLIGHT_BYTES_MIN), (), now + 60.2)
+    under_way.acknowledge(under_way.sent, now + 60.25)
+    assert under_way.limit > IN_FLIGHT_BYTES_MIN
 
 
 def test_acknowledgements_held_back_and_let_go_at_once_are_no_high_rate() -> None:
