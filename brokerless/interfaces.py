@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -57,6 +58,36 @@ def _found() -> list[IpAddress]:
     ]
 
 
+def multicast_interfaces() -> list[str | int]:
+    """Return where to speak multicast to reach everybody near: IPv4 addresses, and numbers of interfaces.
+
+    By number come those with an IPv6 address that others can use; multicast by IPv6 means an interface.
+    """
+    import ifaddr
+
+    found: list[str | int] = []
+    for adapter in ifaddr.get_adapters():
+        found += [ip.ip for ip in adapter.ips if isinstance(ip.ip, str)]
+        of_ipv6 = [ipaddress.IPv6Address(ip.ip[0]) for ip in adapter.ips if isinstance(ip.ip, tuple)]
+        is_of_use = any(not (ip.is_link_local or ip.is_loopback) for ip in of_ipv6)
+        if adapter.index and is_of_use and is_ours(f"{of_ipv6[0]}%{adapter.index}"):
+            found.append(adapter.index)
+    return found
+
+
+def is_ours(address: str) -> bool:
+    """Whether this host has that address, and it is ready: one of IPv6 takes a second or two for it."""
+    try:
+        [(family, *_, place), *_] = socket.getaddrinfo(
+            address, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+        )
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind(place)
+    except OSError:
+        return False
+    return True
+
+
 class AddressWatch:
     """Calls ``changed`` when addresses that a node with these hosts listens on have come or gone.
 
@@ -100,4 +131,5 @@ class AddressWatch:
             found = _found()
         except OSError:  # descriptors or memory have run out: nothing is known, so nothing has changed
             return self._present
-        return frozenset(ip for ip in found if ip in self._hosts or (self._everywhere and not ip.is_loopback))
+        concerned = {ip for ip in found if ip in self._hosts or (self._everywhere and not ip.is_loopback)}
+        return frozenset(ip for ip in concerned if ip.version == 4 or ip.is_link_local or is_ours(str(ip)))

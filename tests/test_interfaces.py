@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING, Any
 import ifaddr
 import pytest
 
-from brokerless.interfaces import LOOK_S, AddressWatch, expand_wildcards
+from brokerless import interfaces
+from brokerless.interfaces import LOOK_S, AddressWatch, expand_wildcards, is_ours, multicast_interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 def adapters(*ips: object) -> list[SimpleNamespace]:
-    return [SimpleNamespace(ips=[SimpleNamespace(ip=ip)]) for ip in ips]
+    """One for each, numbered from 1."""
+    return [
+        SimpleNamespace(
+            index=number, ips=[SimpleNamespace(ip=ip) for ip in (ip if isinstance(ip, list) else [ip])]
+        )
+        for number, ip in enumerate(ips, 1)
+    ]
 
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch):
-    def be(*ips: object) -> None:
+    def be(*ips: object, unready: str = "") -> None:
         monkeypatch.setattr(ifaddr, "get_adapters", lambda: adapters(*ips))
+        monkeypatch.setattr(interfaces, "is_ours", lambda address: address != unready)
 
     return be
 
@@ -56,6 +64,27 @@ def test_a_host_with_loopback_only_says_loopback(host) -> None:
 
 def test_the_real_host_has_an_address() -> None:
     assert expand_wildcards(["tcp://0.0.0.0:5"])
+
+
+# Multicast
+
+
+def test_multicast_goes_to_every_ipv4_address_and_to_interfaces_with_an_ipv6_one_of_use(host) -> None:
+    host(
+        ["127.0.0.1", ("::1", 0, 0)],
+        ["192.0.2.1", "198.51.100.1", ("fe80::1", 0, 2), ("2001:db8::1", 0, 0)],
+        [("fe80::2", 0, 3)],
+        [("2001:db8::2", 0, 0)],
+        [("2001:db8::3", 0, 0)],
+        unready="2001:db8::3%5",
+    )
+    assert multicast_interfaces() == ["127.0.0.1", "192.0.2.1", "198.51.100.1", 2, 4]
+
+
+def test_an_address_is_ours_or_not() -> None:
+    assert is_ours("127.0.0.1")
+    assert not is_ours("203.0.113.1")
+    assert not is_ours("localhost")
 
 
 # Coming and going
@@ -109,6 +138,8 @@ def test_who_listens_everywhere_is_told_of_whatever_comes_and_goes(host, wildcar
     assert (watched.look(), watched.look()) == (1, 0)
     host("127.0.0.1")
     assert watched.look() == 1
+    host("127.0.0.1", ("2001:db8::1", 0, 0), unready="2001:db8::1")
+    assert watched.look() == 0
     host("127.0.0.1", ("2001:db8::1", 0, 0))
     assert watched.look() == 1
     watched.watch.close()

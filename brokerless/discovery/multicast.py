@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import random
 import secrets
-import socket
 from typing import TYPE_CHECKING
 
 from zeroconf import (  # type: ignore[attr-defined]  # the records are there for use, but in no __all__
@@ -20,11 +19,12 @@ from zeroconf import (  # type: ignore[attr-defined]  # the records are there fo
     DNSQuestion,
     DNSText,
     Error,
-    InterfaceChoice,
     RecordUpdateListener,
     current_time_millis,
 )
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+
+from brokerless.interfaces import is_ours, multicast_interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -147,11 +147,11 @@ class MulticastDns(RecordUpdateListener):
             elif update.old is None:  # otherwise it is known, with this very text
                 self._heard(record.key, record.text)
 
-    def _usable_interfaces(self) -> list[str | int] | InterfaceChoice:
-        # The library fails altogether, and leaves sockets open, where one of several is not there.
+    def _usable_interfaces(self) -> list[str | int]:
         if self._interfaces is None:
-            return InterfaceChoice.All
-        usable: list[str | int] = [interface for interface in self._interfaces if _is_ours(interface)]
+            return multicast_interfaces()  # the library's own choice leaves IPv6 out
+        # The library fails altogether, and leaves sockets open, where one of several is not there.
+        usable: list[str | int] = [interface for interface in self._interfaces if is_ours(interface)]
         if not usable:
             raise OSError(
                 f"none of {', '.join(self._interfaces) or 'no interfaces'} is an address of this host"
@@ -189,15 +189,3 @@ class MulticastDns(RecordUpdateListener):
         for task in self._sending:
             task.cancel()
         return list(self._sending)
-
-
-def _is_ours(interface: str) -> bool:
-    try:
-        [(family, *_, address), *_] = socket.getaddrinfo(
-            interface, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
-        )
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind(address)
-    except OSError:
-        return False
-    return True

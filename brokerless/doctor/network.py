@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from brokerless.doctor.findings import Finding, failed_by, failure, listed, ok, skipped
 from brokerless.doctor.letters import Letterbox
-from brokerless.interfaces import expand_wildcards
+from brokerless.interfaces import expand_wildcards, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ def addresses_of(hosts: Sequence[str]) -> list[str]:
 def examine_interfaces(hosts: Sequence[str]) -> Finding:
     """Does this machine have the addresses that the bus is to listen on?"""
     name, addresses = "interfaces", addresses_of(hosts)
-    foreign = [address for address in addresses if not _is_ours(address)]
+    foreign = [address for address in addresses if not is_ours(address)]
     if foreign:
         return failure(
             name,
@@ -59,10 +59,10 @@ async def examine_multicast(hosts: Sequence[str], is_wanted: bool) -> list[Findi
     """Does each interface take multicast? A packet of ours must come back."""
     if not is_wanted:
         return [skipped("multicast", "zeroconf is not among the discoveries, so none is needed")]
-    # Everywhere means to zeroconf: on every IPv4 address.
+    # Wherever the bus listens everywhere, zeroconf speaks by both families.
     everywhere = any(host in WILDCARDS for host in hosts)
-    addresses = addresses_of(["0.0.0.0"] if everywhere else hosts)
-    return list(await asyncio.gather(*map(_examine_multicast, filter(_is_ours, addresses))))
+    addresses = addresses_of(["*"] if everywhere else hosts)
+    return list(await asyncio.gather(*map(_examine_multicast, filter(is_ours, addresses))))
 
 
 async def _examine_multicast(address: str) -> Finding:
@@ -124,14 +124,3 @@ def _interface_of(address: str) -> int:
         if any(isinstance(ip.ip, tuple) and ip.ip[0] == address for ip in adapter.ips):
             return adapter.index or 0
     return 0
-
-
-def _is_ours(address: str) -> bool:
-    try:
-        flags = socket.AI_NUMERICHOST
-        [(family, *_, place), *_] = socket.getaddrinfo(address, 0, type=socket.SOCK_DGRAM, flags=flags)
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind(place)
-    except OSError:
-        return False
-    return True
