@@ -35,6 +35,7 @@ from brokerless import (
     StreamOpened,
     StreamReady,
 )
+from tests.processes import strains
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +74,8 @@ class Application:
         config["limits"] = Limits(**config.pop("limits", {}))
         if config.pop("admit_hangs", False):
             config["admit"] = hang
+        self.config = config
+        self.consumes = True
         self.node = Node(NodeConfig(**config), self._on_events)
         self.streams: dict[int, Stream] = {}
         self.floods: list[Stream] = []
@@ -101,7 +104,8 @@ class Application:
                 say("opened", stream=stream.id, name=stream.name)
             case StreamMessages(stream, first, messages):
                 say("messages", stream=stream.id, first=first, count=len(messages))
-                stream.consume(len(messages))
+                if self.consumes:
+                    stream.consume(len(messages))
             case StreamReady(stream):
                 self._pour(stream)
             case StreamEnded(stream, error):
@@ -111,7 +115,7 @@ class Application:
         """Fill the stream's queue; go on when there is room again."""
         try:
             while stream in self.floods:
-                stream.send(PIECE)
+                stream.send(PIECE[:-1] + b"x")  # each its own, as those of an application are
         except SendQueueFull:
             stream.want_ready()
 
@@ -140,6 +144,22 @@ class Application:
             case "close":
                 say("closed", acknowledged=await self.node.close(order.get("timeout", 5.0)))
                 self.is_running = False
+            case "consume":
+                self.consumes = order["consumes"]
+            case "usage":
+                share = await strains.share_of_a_core(order["seconds"])
+                say("usage", share=share)
+            case "memory":
+                say("memory", private_bytes=strains.private_bytes())
+            case "exhaust":
+                say("exhausted", taken=strains.exhaust())
+            case "relieve":
+                strains.relieve()
+            case "another":
+                config = self.config | {"identity": None, "discovery": []}
+                say("another", outcome=await strains.another(config))
+            case "jump":
+                say("jumped", time=strains.jump(order["seconds"]))
             case "block":  # as a callback that takes its time does
                 say("blocking")
                 time.sleep(order["seconds"])  # noqa: ASYNC251

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.processes.processes import Process, Processes
+from tests.soak import amount, only_in_soak
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -135,18 +136,41 @@ async def test_a_peer_that_restarts_is_one_loss_and_one_arrival(tmp_path: Path) 
 async def test_a_process_that_stood_still_beyond_the_limit_finds_itself_expelled(
     tmp_path: Path, stand_still: Callable[[Process, float], Awaitable[float]], own_limit_s: float
 ) -> None:
-    async with Processes(tmp_path) as processes:
+    await stands_still(tmp_path, stand_still, 1.8 * LIVENESS_S, own_limit_s, LIVENESS_S)
+
+
+@only_in_soak
+@pytest.mark.soak
+@pytest.mark.timeout(120)
+async def test_a_process_stopped_for_thirty_seconds_finds_itself_expelled(tmp_path: Path) -> None:
+    """With the limits that there are by default."""
+    await stands_still(tmp_path, stop_for, 30.0, 5.0, 5.0)
+
+
+async def stands_still(
+    directory: Path,
+    stand_still: Callable[[Process, float], Awaitable[float]],
+    seconds: float,
+    own_limit_s: float,
+    limit_s: float,
+) -> None:
+    """Of two, one stands still for longer than the limit, and learns what has become of it."""
+    async with Processes(directory) as processes:
         sleeper = await processes.start("sleeper", limits={"liveness_s": own_limit_s})
-        other = await processes.start("other", limits=QUICK)
+        other = await processes.start("other", limits={"liveness_s": limit_s})
         await sleeper.says("joined")
         await other.says("joined")
         stream = await stream_between(sleeper, other)
-        wakes_at = await stand_still(sleeper, 1.8 * LIVENESS_S)
+        stops_at = time.monotonic()
+        wakes_at = await stand_still(sleeper, seconds)
         other.do("send", to=sleeper.address, data="stale")
         sent = await other.says("sent")
         ended = await other.says("ended", stream=stream)
         assert (ended["error"], ended["reason"]) == ("PeerLost", "silent")
-        assert (await other.says("left"))["reason"] == "silent"
+        left = await other.says("left")
+        assert left["reason"] == "silent"
+        print(f"lost after {left['at'] - stops_at:.3f} s, with a limit of {limit_s} s")
+        assert left["at"] - stops_at < NOISE * limit_s
         done = await other.says("done", id=sent["id"])
         assert (done["error"], done["cause"]) == ("DeliveryUnknown", "PeerLost")
         # It tells nobody lost by its own judgement: it learns that it was given up, and joins anew.
@@ -180,7 +204,10 @@ async def test_a_process_stopped_for_more_than_half_the_limit_asks_and_goes_on(t
         assert len(sleeper.heard("message")) == 1
 
 
-@pytest.mark.timeout(90)  # five interpreters start one after the other, and five times one is waited out
+@pytest.mark.soak
+@pytest.mark.timeout(
+    amount(90, 7200)
+)  # five interpreters start one after the other; five times one is waited out
 async def test_ten_losses_in_a_row_each_end_in_a_new_beginning(tmp_path: Path) -> None:
     """Killed and started again, stopped and continued, in turns, while the other keeps sending."""
     limit_s = 0.8
@@ -189,7 +216,8 @@ async def test_ten_losses_in_a_row_each_end_in_a_new_beginning(tmp_path: Path) -
         survivor = await processes.start("survivor")
         victim = await processes.start("victim", identity=identity)
         await survivor.says("joined")
-        for cycle in range(10):
+        cycles = amount(10, 500)
+        for cycle in range(cycles):
             await has_company(victim)
             name = f"of cycle {cycle}"
             stream = await stream_between(survivor, victim, name)
@@ -205,7 +233,7 @@ async def test_ten_losses_in_a_row_each_end_in_a_new_beginning(tmp_path: Path) -
             assert ended["error"] == "PeerLost"
             await survivor.until(lambda cycle=cycle: len(survivor.heard("joined")) == cycle + 2)
         story = [said["event"] for said in survivor.said if said["event"] in ("joined", "left")]
-        assert story == ["joined", *["left", "joined"] * 10]
+        assert story == ["joined", *["left", "joined"] * cycles]
         assert survivor.heard("ended", error=None) == []
 
 
