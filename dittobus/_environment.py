@@ -35,6 +35,8 @@ IDENTITY = "DITTOBUS_IDENTITY"
 PEERS = "DITTOBUS_PEERS"
 ARGUMENTS = "DITTOBUS_ARGUMENTS"
 
+VARIABLES = (MESH, SECRET, SECRET_FILE, IDENTITY, PEERS, ARGUMENTS)
+
 OTHER_ARGUMENTS = frozenset({"advertise", "directory", "discovery", "interfaces", "limits", "port", "trust"})
 """What ``DITTOBUS_ARGUMENTS`` may hold: all that text can say and no other variable does."""
 
@@ -77,15 +79,14 @@ def environment() -> dict[str, Any]:
 
 def child_environment(config: NodeConfig, ticket: Ticket) -> dict[str, str]:
     """Return this process' environment, with the variables of a child of the bus that has this ticket."""
-    ours = (MESH, SECRET, SECRET_FILE, IDENTITY, PEERS, ARGUMENTS)
-    variables = {name: value for name, value in os.environ.items() if name not in ours}
+    variables = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     variables[MESH] = config.mesh
     if config.secret is not None:
-        variables[SECRET] = _as_text(config.secret)
+        variables[SECRET] = secret_as_text(config.secret)
     variables[PEERS] = " ".join(map(str, (ticket, *config.peers)))
     if others := {name: value for name, value in _read_arguments().items() if name not in OWN_ARGUMENTS}:
         variables[ARGUMENTS] = json.dumps(others)
-    for name in ours:
+    for name in VARIABLES:
         if "\0" in variables.get(name, ""):
             raise ConfigError(f"{name}: holds a NUL, which no environment can carry")
     return variables
@@ -165,7 +166,8 @@ def _from_text(variable: str, text: str) -> str | bytes:
         ) from None
 
 
-def _as_text(secret: str | bytes) -> str:
+def secret_as_text(secret: str | bytes) -> str:
+    """Return the secret as its variable has it."""
     if isinstance(secret, bytes):
         return _AS_BYTES + secret.hex()
     return _AS_TEXT + secret if secret.startswith((_AS_BYTES, _AS_TEXT)) else secret
