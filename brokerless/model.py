@@ -345,6 +345,8 @@ class NodeStats:
     peers: int = 0
     links: int = 0
     handshakes_refused: int = 0
+    dials_failed: int = 0
+    """Dials that came to nothing: nobody was there, or not who was expected."""
     rejected_records: int = 0
     """What discoveries came upon that was false, foreign or garbage; what peers told that leads nowhere."""
     hearsay_failed: int = 0

@@ -123,8 +123,10 @@ async def test_a_false_key_for_a_true_place_is_not_believed(tmp_path: Path) -> N
         host = await mesh.start(discovery=())
         false = Identity.generate().address
         ticket = str(host.node.ticket()).replace(str(host.address), str(false))
-        dialler = await mesh.start(discovery=(), peers=(ticket, host.node.ticket()), limits=QUICK_REDIALS)
-        await dialler.joined(host)
+        with Log(logging.DEBUG) as log:
+            dialler = await mesh.start(discovery=(), peers=(ticket, host.node.ticket()), limits=QUICK_REDIALS)
+            await dialler.joined(host)
+            await log.until(lambda: dialler.node.stats().dials_failed > 0)
         assert [event.peer.address for event in dialler.of(PeerJoined)] == [host.address]
         assert dialler.node.peer(false) is None or dialler.node.peer(false).name == ""
 

@@ -144,6 +144,7 @@ class MulticastDns(RecordUpdateListener):
                 continue
             if record.is_expired(now):
                 self._lost(record.key, record.text)
+                self._ask_soon()
             elif update.old is None:  # otherwise it is known, with this very text
                 self._heard(record.key, record.text)
 
@@ -160,6 +161,13 @@ class MulticastDns(RecordUpdateListener):
 
     def _ask_in(self, delay_s: float) -> None:
         self._query_timer = asyncio.get_running_loop().call_later(delay_s, self._ask)
+
+    def _ask_soon(self) -> None:
+        """Anybody may have said this goodbye: whoever is there answers a query. Not more often than ever."""
+        loop = asyncio.get_running_loop()
+        if self._query_timer is not None and self._query_timer.when() > loop.time() + QUERY_INTERVAL_MIN_S:
+            self._query_timer.cancel()
+            self._query_timer = loop.call_later(QUERY_INTERVAL_MIN_S, self._ask)
 
     def _ask(self) -> None:
         # Not with the bit that asks for answers by unicast: where several processes of a host listen on the

@@ -90,6 +90,7 @@ class NodeCore:
         self.limits = limits
         self.roster = Roster(address, limits)
         self.handshakes_refused = 0
+        self.dials_failed = 0
         self._mesh_key = mesh_key
         self._versions = versions
         self._wake = wake
@@ -182,6 +183,7 @@ class NodeCore:
             peers=sum(peering.joined for peering in self._peers.values()),
             links=len(self._links),
             handshakes_refused=self.handshakes_refused,
+            dials_failed=self.dials_failed,
             rejected_records=0 if self._gossip is None else self._gossip.refused,
             hearsay_failed=0 if self._gossip is None else self._gossip.failed,
             dropped=dict(dropped),
@@ -195,6 +197,7 @@ class NodeCore:
 
     def dial_failed(self, remote: Address, endpoint: str, now: float) -> None:
         """The shell could not even try."""
+        self.dials_failed += 1
         self.roster.dial_failed(remote, endpoint, now)
 
     def link_opened(
@@ -243,6 +246,7 @@ class NodeCore:
         """A link failed, or the other side cut it."""
         present = self._links.get(link)
         if present is not None:
+            self.dials_failed += present.phase is LinkPhase.CONNECTING
             self._forget_link(present, now)
 
     def _forget_link(self, link: Link, now: float) -> None:
@@ -437,6 +441,7 @@ class NodeCore:
         elif link.phase is LinkPhase.ENDING:
             self.cut(link, "done", now)
         else:
+            self.dials_failed += link.phase is LinkPhase.CONNECTING
             self.cut(link, f"no {link.phase.value} in time", now)
 
     def stalled(self, now: float) -> None:

@@ -220,6 +220,21 @@ async def test_garbage_is_counted_and_passed_over(nodes: Nodes) -> None:
         file.close()
 
 
+@pytest.mark.skipif(getattr(os, "geteuid", int)() != 0, reason="only root can give a file away")
+async def test_a_file_of_another_user_is_counted_and_left_alone(nodes: Nodes) -> None:
+    friend = await nodes(1)
+    true = nodes.files()[0].read_bytes()
+    held = create_locked_file(nodes.directory / "theirs.node", true)
+    create_locked_file(nodes.directory / "stale.node", true).close()
+    for name in ("theirs.node", "stale.node"):
+        os.chown(nodes.directory / name, 65534, -1)
+    newcomer = await nodes(2)
+    assert newcomer.heard_so_far() == [friend.hint]
+    assert newcomer.discovery.rejected == 2
+    assert {"theirs.node", "stale.node"} <= {file.name for file in nodes.files()}
+    held.close()
+
+
 async def test_what_was_never_finished_is_removed_when_it_is_old(nodes: Nodes) -> None:
     await nodes(1)
     for name, age_s in ((".old.node", UNFINISHED_S + 10), (".young.node", 0)):

@@ -12,11 +12,11 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from zeroconf import DNSAddress, DNSIncoming, DNSPointer, DNSService, DNSText
+from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, DNSPointer, DNSService, DNSText
 
 from brokerless.address import Address
 from brokerless.discovery import Beacon, Discovery, Hint
-from brokerless.discovery.multicast import QUERY_INTERVAL_MAX_S, QUERY_INTERVAL_MIN_S
+from brokerless.discovery.multicast import QUERY_INTERVAL_MAX_S, QUERY_INTERVAL_MIN_S, SERVICE_TYPE
 from brokerless.discovery.record import NONCE_BYTES, RECORD_BYTES, open_record, seal_record
 from brokerless.discovery.sightings import RECORDS_PER_PEER_MAX
 from brokerless.discovery.zeroconf import ZeroconfDiscovery, decode_text, encode_text
@@ -251,6 +251,76 @@ async def test_an_outsider_learns_nothing(stack: AsyncExitStack) -> None:
         assert node.beacon.address.public_key not in packet.data
         assert b"tcp://" not in packet.data
     assert sum(one == other for one, other in zip(*texts, strict=True)) < len(texts[0]) / 16
+
+
+def response(*records: DNSRecord) -> bytes:
+    """A packet as anybody on the network may send it."""
+    packet = DNSOutgoing(0x8400)
+    for record in records:
+        packet.add_answer_at_time(record, 0)
+    [data] = packet.packets()
+    return data
+
+
+def a_text(name: str, text: bytes, ttl: int = 120) -> DNSText:
+    return DNSText(name, 16, 1 | 0x8000, ttl, text)
+
+
+class Forger:
+    """Sends to the group whatever it likes."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._socket = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(LOOPBACK[0]))
+
+    def send(self, packet: bytes) -> None:
+        self._socket.sendto(packet, ("224.0.0.251", 5353))
+
+
+@pytest.mark.asyncio
+async def test_packets_that_are_truncated_or_in_conflict_stop_nobody(stack: AsyncExitStack) -> None:
+    outsider, key = await listening(stack), generate_secret()
+    elder = await started(stack, key)
+    await outsider.until(lambda: ANNOUNCEMENTS in outsider.announced(key).values())
+    newcomer = await started(stack, key)
+    assert await newcomer.heard() == elder.hint("tcp://127.0.0.1:4000")
+    forger, (name, *_) = Forger(stack), outsider.services(key)
+    rejected = newcomer.discovery.rejected
+    true = response(*outsider.texts(key)[:1])
+    for length in range(0, len(true), 37):
+        forger.send(true[:length])
+    for number in range(20):
+        forger.send(response(a_text(f"false{number}.{SERVICE_TYPE}", bytes(number))))
+    forger.send(response(a_text(name, encode_text(bytes(RECORD_BYTES)))))  # the same name, another text
+    late = await started(stack, key)
+    assert {await late.heard(), await late.heard()} == {
+        elder.hint("tcp://127.0.0.1:4000"),
+        newcomer.hint("tcp://127.0.0.1:4000"),
+    }
+    assert newcomer.discovery.rejected >= rejected + 20
+    # The conflict may end the true record (RFC 6762 section 10.2), which is then asked for anew.
+    while (hint := await newcomer.heard()).address != late.beacon.address:
+        assert hint.address == elder.beacon.address
+    assert hint == late.hint("tcp://127.0.0.1:4000")
+
+
+@pytest.mark.asyncio
+async def test_a_false_goodbye_is_soon_made_up_for(stack: AsyncExitStack) -> None:
+    outsider, key = await listening(stack), generate_secret()
+    elder = await started(stack, key)
+    await outsider.until(lambda: ANNOUNCEMENTS in outsider.announced(key).values())
+    newcomer = await started(stack, key)
+    assert await newcomer.heard() == elder.hint("tcp://127.0.0.1:4000")
+    true = next(text for text in outsider.texts(key) if text.name == outsider.services(key)[0])
+    assert isinstance(newcomer.discovery, ZeroconfDiscovery)
+    multicast = newcomer.discovery._multicast
+    assert multicast is not None
+    assert multicast._query_timer is not None
+    multicast._query_timer.cancel()
+    multicast._ask_in(QUERY_INTERVAL_MAX_S)  # as after some hours
+    Forger(stack).send(response(a_text(true.name, true.text, ttl=0)))
+    assert await newcomer.heard() == elder.hint()
+    assert await newcomer.heard() == elder.hint("tcp://127.0.0.1:4000")
 
 
 @pytest.mark.asyncio

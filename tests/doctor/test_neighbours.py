@@ -211,6 +211,16 @@ class TestNeighbours:
         assert finding.verdict is Verdict.FAILURE
         assert "nobody listens there" in finding.text
 
+    async def test_somebody_else_than_a_record_says(self, tmp_path: Path) -> None:
+        """As a false record of multicast DNS leads to, or a ticket of an identity that is no more."""
+        known = Neighbours()
+        async with Mesh(tmp_path) as mesh:
+            far = await mesh.start("far", discovery=())
+            known.meet(Identity.generate().address, far.node.ticket().endpoints)
+            [finding] = await examine_neighbours(of_loopback(), Identity.generate(), TRUST, known)
+        assert finding.verdict is Verdict.FAILURE
+        assert "not the peer we expect" in finding.text
+
     async def test_not_more_than_a_sample(self) -> None:
         known = Neighbours()
         for _ in range(module.NEIGHBOURS_MAX + 1):

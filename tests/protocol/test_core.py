@@ -231,6 +231,19 @@ def test_a_dial_that_cannot_even_be_tried_is_tried_again() -> None:
         node.wait(1.0)
         node.core.dial_failed(THEM, PLACE, node.now)
     assert len(node.of_type(Dial)) == 3
+    assert node.core.stats().dials_failed == 3
+
+
+def test_dials_that_meet_nobody_or_somebody_else_are_counted() -> None:
+    node = Node()
+    refused, silent, met = (Remote(node, address, dialled=True) for address in OTHERS[:3])
+    node.core.link_closed(refused.link, "nobody listens there", node.now)
+    node.wait(node.core.limits.handshake_timeout_s - 0.1)
+    met.join()
+    node.wait(0.1)
+    assert silent.link in node.cuts()
+    node.core.link_closed(met.link, "connection lost", node.now)
+    assert node.core.stats().dials_failed == 2
 
 
 def test_every_stage_of_a_link_has_its_deadline() -> None:
