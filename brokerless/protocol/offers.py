@@ -17,7 +17,7 @@ WITHDRAWAL_S = 1.0
 
 
 class Offers:
-    """The places of one session. Inputs: ``take``, ``withdrawn``. Commands: ``answered``."""
+    """The places of one session. Queries: ``len``. Inputs: ``take``, ``withdrawn``. Commands: ``answered``."""
 
     __slots__ = ("_places", "_waiting", "_withdrawn_at")
 
@@ -25,6 +25,9 @@ class Offers:
         self._places = places
         self._waiting: set[int] = set()
         self._withdrawn_at: deque[float] = deque()  # the latest of them
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def take(self, stream_id: int, now: float) -> bool:
         """Give a new offer a place; False if there is none for it."""

@@ -124,7 +124,7 @@ async def nothing_is_left(near: Bus, far: Bus) -> None:
     for bus, other in ((near, far), (far, near)):
         exchange = bus._exchange
         session = exchange.node._core.session(other.address)
-        await until(lambda session=session: not session.streams and not session._offered and session.is_idle)
+        await until(lambda session=session: not session.streams and not session._offers and session.is_idle)
         untold = (exchange._streams, exchange._offered, exchange._sends)
         await until(lambda untold=untold: not any(untold))
         assert not exchange._opening

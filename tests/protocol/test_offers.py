@@ -10,6 +10,7 @@ from brokerless.protocol.offers import WITHDRAWAL_S, WITHDRAWALS_MAX, Offers
 def test_as_many_wait_as_there_are_places() -> None:
     offers = Offers(3)
     assert [offers.take(stream_id, 0.0) for stream_id in (2, 4, 6, 8)] == [True, True, True, False]
+    assert len(offers) == 3
 
 
 def test_an_answer_makes_room() -> None:
