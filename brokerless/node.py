@@ -510,9 +510,8 @@ class Node:
     def _learn(self, hint: Hint) -> None:
         if self._core is None or self._pump is None or self._closed:
             return
-        # Who registers on this host after us looks for us at once; who was there before must be dialled.
-        prompt = hint.source == "registry"
-        self._core.learn(hint.address, hint.source, hint.endpoints, hint.boot, self._pump.now(), prompt)
+        now = self._pump.now()
+        self._core.learn(hint.address, hint.source, hint.endpoints, hint.boot, now, hint.ours)
         self._pump.wake()
 
     def _act(self, action: Action) -> None:

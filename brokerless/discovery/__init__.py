@@ -40,6 +40,9 @@ class Hint:
     """0 if unknown."""
     source: str
     """The name of the discovery."""
+    ours: bool | None = field(default=None, compare=False)
+    """Whose turn it is to dial: ours, as the peer does not know of us yet, or the peer's, who looks for us;
+    None if that cannot be told."""
 
 
 class Discovery(Protocol):

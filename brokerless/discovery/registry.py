@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import secrets
 import sys
@@ -164,6 +165,8 @@ class RegistryDiscovery:
                 if name in sightings or name in self._refused:  # what is in a file never changes
                     return
                 hint = open_record(read_all(file), beacon.mesh_key, self.name)
+                if hint is not None:
+                    hint = dataclasses.replace(hint, ours=self._is_ours(file))
         except FileNotFoundError:
             sightings.lose(name)
             return
@@ -171,6 +174,16 @@ class RegistryDiscovery:
             hint = None
         if hint is None or (hint.address != beacon.address and not sightings.see(name, hint)):
             self._refuse(name)
+
+    def _is_ours(self, file: io.FileIO) -> bool | None:
+        """Whose turn it is to dial: of two, whose file came second has looked since, and seen the other's.
+
+        None for files of the same tick of the file system's clock.
+        """
+        if self._own_file is None:
+            return True
+        theirs_ns, ours_ns = (os.fstat(one.fileno()).st_mtime_ns for one in (file, self._own_file))
+        return None if theirs_ns == ours_ns else theirs_ns < ours_ns
 
     def _refuse(self, name: str) -> None:
         if name not in self._refused:

@@ -397,12 +397,15 @@ class NodeCore:
         endpoints: Sequence[str],
         boot: int,
         now: float,
-        prompt: bool = False,
+        ours: bool | None = None,
     ) -> None:
-        """A discovery says where a peer may be; no endpoints: the source has withdrawn it."""
+        """A discovery says where a peer may be; no endpoints: the source has withdrawn it.
+
+        ``ours``: whose turn to dial it is, if that is known (see ``Roster.learn``).
+        """
         if address == self.address or (self._allowed is not None and address not in self._allowed):
             return
-        known = self.roster.learn(address, source, endpoints, boot, now, prompt)
+        known = self.roster.learn(address, source, endpoints, boot, now, ours)
         peering = self._peers.get(address)
         if not known:
             self._prune(address)
@@ -699,8 +702,8 @@ class NodeCore:
         """The link carries a session: others with the same peer may have become needless."""
         self._timers.remove(link.id)
         if link.endpoint:
-            self.roster.dial_succeeded(link.remote, link.endpoint)
-        self.roster.connected(link.remote)
+            self.roster.dial_succeeded(link.remote, link.endpoint, now)
+        self.roster.connected(link.remote, now)
         for other in list(self._links_with[link.remote].values()):
             if other is not link and self._is_needless(other):
                 self.cut(other, "another link serves", now)

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from brokerless.config import Limits
 
 YIELD_S = 0.25
-"""How long the higher address waits for the lower one's dial: both dialling makes a link for nothing."""
+"""How long one of two waits for the other's dial: both dialling makes a link for nothing."""
 
-NEXT_TIER_S = 0.1
-"""How long the nearer endpoints of a peer (ipc) have before the others are tried beside them."""
+YIELD_PER_PEER_S = 0.05
+YIELD_MAX_S = 3.0
+"""And longer for each peer that is still to be met, up to this: many who start together keep a host busy, and
+to dial those whose dial is late would keep it busy for longer."""
+
+NEXT_TIER_S = 1.0
+"""How long the nearer endpoints of a peer (ipc) have before the others are tried beside them. That nobody is
+there shows at once, so this is for those who are there and busy."""
 
 REDIAL_WAITING_MAX_S = 0.5
 """Longest wait between dials while a session waits for a link: an outage costs a pause, not the session."""
@@ -28,8 +34,15 @@ REDIAL_WAITING_MAX_S = 0.5
 DIALS_AT_ONCE_MAX = 32
 """Dials under way; each costs a socket and a CURVE handshake, and false records must not cost more."""
 
-BUSY_S = 0.05
-"""When to look again if all those are taken."""
+FRESH_S = 0.5
+"""A dial that takes longer leads nowhere, and then it costs next to nothing any more; or somebody is too busy
+for it, and then more of them make it worse."""
+
+PACE_MIN = 2
+PACE_FIRST = 8
+"""Peers that are freshly dialled at once: one more for each that is met in ``FRESH_S``, half as many for each
+that is met later. So fifty who start together, or who all doubt each other because their host is busy, come
+to an end of it. Without, the dials were what kept it busy, and more peers became suspect meanwhile."""
 
 ENDPOINTS_MAX = 16
 """Endpoints tried for one peer at once; a host has fewer, so more are somebody's mistake or malice."""
@@ -42,11 +55,15 @@ does not make the mesh a large one."""
 HEARSAY_SHARE = 0.5
 """Share of the roster, and of the dials under way, that hearsay may have: there is room for the rest."""
 
+SHARES = (DIALS_AT_ONCE_MAX, int(DIALS_AT_ONCE_MAX * HEARSAY_SHARE))
+"""Dials under way up to which another begins: one that is more than hearsay, and one that is not."""
+
 
 class _Entry:
     """One address that we might dial."""
 
     __slots__ = (
+        "begun",
         "boot",
         "connected",
         "dialling",
@@ -57,6 +74,7 @@ class _Entry:
         "untried",
         "waiting",
         "wanted",
+        "yields_since",
     )
 
     def __init__(self) -> None:
@@ -67,6 +85,8 @@ class _Entry:
         self.connected = False
         self.doubted = False
         self.dialling: set[str] = set()
+        self.begun = 0.0  # when those dials were
+        self.yields_since: float | None = None
         self.untried: list[list[str]] = []
         self.failures = 0
         self.is_firm = False
@@ -92,7 +112,7 @@ class Roster:
     """The dial plan of a node.
 
     Queries: ``addresses``, ``is_dialling``, ``may_attempt``, ``next_deadline``.
-    Inputs: ``learn``, ``dial_failed``, ``connected``, ``disconnected``.
+    Inputs: ``learn``, ``dial_failed``, ``dial_succeeded``, ``connected``, ``disconnected``.
     Commands: ``want``, ``attempt``, ``rest``. Outputs: ``plan``.
     """
 
@@ -101,8 +121,13 @@ class Roster:
         self._limits = limits
         self._entries: dict[Address, _Entry] = {}
         self._timers: Timers[Address] = Timers()
+        self._due: tuple[dict[Address, None], ...] = ({}, {})  # ordered sets: whose turn it is; hearsay, last
+        self._fresh: dict[Address, float] = {}  # whom we dial since when, the oldest first
+        self._pace = PACE_FIRST
+        self._now = 0.0  # the latest that was told: what may be dialled now could not be before
         self._dialling = 0
         self._firm = 0  # entries that are more than hearsay
+        self._met = 0  # and of those, the connected
         self.ignored = 0
         """Hints not taken because the roster was full."""
 
@@ -121,7 +146,16 @@ class Roster:
 
     def next_deadline(self) -> float | None:
         """Return when ``plan`` wants to be called, or None."""
-        return self._timers.next_deadline()
+        deadline = self._timers.next_deadline()
+        if not any(self._due):
+            return deadline
+        if len(self._fresh) >= self._pace:
+            due_at = next(iter(self._fresh.values())) + FRESH_S
+        elif any(self._has_room(due, most) for due, most in zip(self._due, SHARES, strict=True)):
+            due_at = self._now
+        else:  # until one of those under way ends
+            return deadline
+        return due_at if deadline is None else min(deadline, due_at)
 
     def _is_eligible(self, entry: _Entry) -> bool:
         known = any(entry.sources.values())
@@ -149,15 +183,17 @@ class Roster:
         endpoints: Sequence[str],
         boot: int,
         now: float,
-        prompt: bool = False,
+        ours: bool | None = None,
     ) -> bool:
         """A discovery says where the peer may be (nowhere: the source has withdrawn it).
 
-        ``prompt``: the peer does not know of us yet, so there is nobody to wait for. Returns False when the
-        roster is full, or when the peer is gone from every source and was not connected: it is forgotten.
+        ``ours``: it is our turn to dial, since the peer does not know of us yet; or it is the peer's, who
+        looks for us; None: the lower address dials. Returns False when the roster is full, or when the peer
+        is gone from every source and was not connected: it is forgotten.
         """
         if address == self._local:
             return True
+        self._now = now
         entry = self._entries.get(address)
         if entry is None:
             if not endpoints:
@@ -183,7 +219,8 @@ class Roster:
             elif entry.dialling:
                 self._dial_beside(address, entry, now)
             else:
-                yields = self._local > address and not prompt
+                yields = self._local > address if ours is None else not ours
+                entry.yields_since = now if yields else None
                 self._schedule(address, entry, now + (YIELD_S if yields else 0.0))
         return True
 
@@ -202,17 +239,29 @@ class Roster:
         """Drop an address that no source names; its dials under way end as they will."""
         entry = self._entries.pop(address, None)
         if entry is not None:
-            self._timers.remove(address)
+            self._take_off(address)
+            self._fresh.pop(address, None)
             self._dialling -= len(entry.dialling)
+            self._met -= entry.connected
             self._weigh(entry, False)
+
+    def _take_off(self, address: Address) -> None:
+        """Do not dial it, until it is scheduled again."""
+        self._timers.remove(address)
+        for due in self._due:
+            due.pop(address, None)
 
     def dial_failed(self, address: Address, endpoint: str, now: float) -> None:
         """A dial came to nothing, or its link was cut before it carried a session."""
         entry = self._entries.get(address)
         if entry is None or endpoint not in entry.dialling:
             return
+        self._now = now
         self._dial_over(entry, endpoint)
-        if entry.dialling or entry.is_served:
+        if entry.dialling:
+            return
+        self._fresh.pop(address, None)
+        if entry.is_served:
             return
         if entry.untried:
             self._timers.set(address, now)
@@ -223,31 +272,42 @@ class Roster:
         longest_s = REDIAL_WAITING_MAX_S if in_need else self._limits.redial_max_s
         self._schedule(address, entry, now + min(wait_s, longest_s))
 
-    def dial_succeeded(self, address: Address, endpoint: str) -> None:
+    def dial_succeeded(self, address: Address, endpoint: str, now: float) -> None:
         """The dialled link carries a session now."""
         entry = self._entries.get(address)
         if entry is not None and endpoint in entry.dialling:
+            self._now = now
             self._dial_over(entry, endpoint)
+            if now - entry.begun <= FRESH_S:
+                self._pace = min(self._pace + 1, DIALS_AT_ONCE_MAX)
+            else:
+                self._pace = max(self._pace // 2, PACE_MIN)
 
     def _dial_over(self, entry: _Entry, endpoint: str) -> None:
         entry.dialling.discard(endpoint)
         self._dialling -= 1
 
-    def connected(self, address: Address) -> None:
+    def connected(self, address: Address, now: float) -> None:
         """The peer has a ready link, whoever dialled it: dial no more."""
+        self._now = now
         entry = self._entries.setdefault(address, _Entry())
+        self._met += not entry.connected
         entry.connected = True
         self._weigh(entry, True)
         entry.doubted = False
         entry.failures = 0
         entry.untried = []
-        self._timers.remove(address)
+        entry.yields_since = None
+        self._take_off(address)
+        self._fresh.pop(address, None)
 
     def disconnected(self, address: Address, now: float) -> None:
         """The peer's last ready link is gone."""
         entry = self._entries.get(address)
         if entry is None:
             return
+        self._now = now
+        self._met -= entry.connected
         entry.connected = entry.doubted = False
         self._weigh(entry, not entry.is_hearsay)
         if not entry.sources:
@@ -263,6 +323,7 @@ class Roster:
         entry = self._entries.get(address)
         if entry is not None and not entry.wanted:
             entry.wanted = True
+            entry.yields_since = None
             if not entry.dialling and not entry.connected:
                 self._schedule(address, entry, now)
 
@@ -287,9 +348,9 @@ class Roster:
         if not doubted:
             entry.failures = 0
             entry.untried = []
-            self._timers.remove(address)
+            self._take_off(address)
         elif not entry.dialling:
-            self._schedule(address, entry, now)
+            self._schedule(address, entry, now + (YIELD_S if self._local > address else 0.0))
 
     def rest(self, address: Address, now: float) -> None:
         """The peer has left, or was at fault: leave it alone for the longest wait, unless it starts anew."""
@@ -306,21 +367,51 @@ class Roster:
 
     def plan(self, now: float) -> list[tuple[Address, str]]:
         """Return what to dial now. Each dial must end in ``dial_failed`` or ``dial_succeeded``."""
-        dials: list[tuple[Address, str]] = []
+        self._now = now
         for address in self._timers.pop_due(now):
             entry = self._entries[address]
-            entry.untried = entry.untried or entry.tiers()
-            if not entry.untried:
-                continue
-            tier = [endpoint for endpoint in entry.untried[0] if endpoint not in entry.dialling]
-            most = DIALS_AT_ONCE_MAX if entry.is_firm else DIALS_AT_ONCE_MAX * HEARSAY_SHARE
-            if self._dialling + len(tier) > most:
-                self._timers.set(address, now + BUSY_S)
-                continue
-            entry.untried.pop(0)
-            entry.dialling.update(tier)
-            self._dialling += len(tier)
-            dials += [(address, endpoint) for endpoint in tier]
-            if entry.untried:
-                self._timers.set(address, now + NEXT_TIER_S)
+            if not self._yields(address, entry, now):
+                entry.untried = entry.untried or entry.tiers()
+                self._due[not entry.is_firm][address] = None
+        while self._fresh and next(iter(self._fresh.values())) + FRESH_S <= now:
+            del self._fresh[next(iter(self._fresh))]
+        dials: list[tuple[Address, str]] = []
+        for due, most in zip(self._due, SHARES, strict=True):
+            while due and len(self._fresh) < self._pace and self._has_room(due, most):
+                dials += self._dial(due, now)
         return dials
+
+    def _yields(self, address: Address, entry: _Entry, now: float) -> bool:
+        """Give the other side more time to dial us if there are many to be met."""
+        if entry.yields_since is None:
+            return False
+        others = min(self._firm - self._met, self._limits.eager_dials_max) - 1
+        until = entry.yields_since + min(YIELD_S + YIELD_PER_PEER_S * max(others, 0), YIELD_MAX_S)
+        if until > now:
+            self._timers.set(address, until)
+            return True
+        entry.yields_since = None
+        return False
+
+    def _has_room(self, due: dict[Address, None], most: int) -> bool:
+        """Whether the first of those due can be dialled without too many dials at once."""
+        untried = self._entries[next(iter(due))].untried if due else []
+        return bool(due) and self._dialling + len(untried[0] if untried else ()) <= most
+
+    def _dial(self, due: dict[Address, None], now: float) -> list[tuple[Address, str]]:
+        """Begin with the first of those due."""
+        address = next(iter(due))
+        del due[address]
+        entry = self._entries[address]
+        if not entry.untried:
+            return []
+        tier = [endpoint for endpoint in entry.untried.pop(0) if endpoint not in entry.dialling]
+        entry.dialling.update(tier)
+        entry.begun = now
+        self._dialling += len(tier)
+        if tier:
+            self._fresh.pop(address, None)
+            self._fresh[address] = now
+        if entry.untried:
+            self._timers.set(address, now + NEXT_TIER_S)
+        return [(address, endpoint) for endpoint in tier]

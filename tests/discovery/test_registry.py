@@ -16,6 +16,7 @@ from brokerless.address import Address
 from brokerless.discovery import Beacon, Discovery, Hint, registry
 from brokerless.discovery.record import RECORD_BYTES
 from brokerless.discovery.registry import UNFINISHED_S, RegistryDiscovery
+from brokerless.discovery.sightings import Sightings
 from brokerless.errors import StartError
 from brokerless.private_files import create_locked_file
 
@@ -51,7 +52,8 @@ class Node:
     """A discovery, its beacon and what it reports."""
 
     def __init__(self, directory: Path, number: int, *, key: bytes = KEY, interval_s: float = 60.0) -> None:
-        self.discovery: Discovery = RegistryDiscovery(directory, scan_interval_s=interval_s)
+        self.registry = RegistryDiscovery(directory, scan_interval_s=interval_s)
+        self.discovery: Discovery = self.registry
         self.beacon = Beacon(
             Address(bytes([number] * 32)), (f"tcp://127.0.0.1:{4000 + number}",), number, key
         )
@@ -69,6 +71,12 @@ class Node:
     async def start(self) -> Node:
         await self.discovery.start(self.beacon, self.hints.put_nowait)
         return self
+
+    async def looks_again(self) -> list[Hint]:
+        """Look as if for the first time."""
+        heard: list[Hint] = []
+        await self.registry._scan(self.beacon, Sightings(heard.append))
+        return heard
 
     async def move(self, *endpoints: str) -> None:
         self.beacon = Beacon(self.beacon.address, endpoints, self.beacon.boot, self.beacon.mesh_key)
@@ -109,6 +117,20 @@ async def test_a_newcomer_finds_all_at_its_start(nodes: Nodes) -> None:
     assert sorted(three.heard_so_far(), key=lambda hint: hint.boot) == [one.hint, two.hint]
     assert two.heard_so_far() == [one.hint]
     assert one.heard_so_far() == []  # nobody looks again so soon: the newcomers dial
+
+
+@pytest.mark.parametrize(("older_s", "ours"), [(60, True), (0, None), (-60, False)])
+async def test_of_two_the_one_whose_file_came_second_is_to_dial(
+    nodes: Nodes, older_s: int, ours: bool | None
+) -> None:
+    one, two = await nodes(1), await nodes(2)
+    (file_of_one,) = [nodes.directory / name for name in two.registry._names()]
+    (file_of_two,) = [nodes.directory / name for name in one.registry._names()]
+    written_at = file_of_two.stat().st_mtime_ns - older_s * 10**9
+    os.utime(file_of_one, ns=(written_at, written_at))
+    assert [hint.ours for hint in await two.looks_again()] == [ours]
+    await two.move()  # it announces nothing, so nobody can dial it
+    assert [hint.ours for hint in await two.looks_again()] == [True]
 
 
 async def test_the_elder_sees_newcomers_in_time(nodes: Nodes) -> None:

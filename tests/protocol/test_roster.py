@@ -13,13 +13,17 @@ from hypothesis import strategies as st
 from brokerless.address import Address
 from brokerless.config import Limits
 from brokerless.protocol.roster import (
-    BUSY_S,
     DIALS_AT_ONCE_MAX,
     ENDPOINTS_MAX,
+    FRESH_S,
     HEARSAY,
     HEARSAY_SHARE,
     NEXT_TIER_S,
+    PACE_FIRST,
+    PACE_MIN,
     REDIAL_WAITING_MAX_S,
+    YIELD_MAX_S,
+    YIELD_PER_PEER_S,
     YIELD_S,
     Roster,
 )
@@ -62,6 +66,14 @@ def run(roster: Roster, until: float) -> list[tuple[float, str]]:
     return dials
 
 
+def all_begun(roster: Roster, since: float, until: float) -> list[tuple[Address, str]]:
+    """Let time pass; no dial ends. Return what was dialled."""
+    dials = roster.plan(since)
+    while (now := roster.next_deadline()) is not None and now <= until:
+        dials += roster.plan(now)
+    return dials
+
+
 # Who is dialled when
 
 
@@ -74,8 +86,37 @@ def test_the_lower_address_dials_at_once_the_higher_yields() -> None:
 
 def test_nobody_is_waited_for_who_does_not_know_of_us() -> None:
     roster = fresh()
-    roster.learn(LOWER, "registry", (TCP,), 1, NOW, prompt=True)
+    roster.learn(LOWER, "registry", (TCP,), 1, NOW, ours=True)
     assert roster.plan(NOW) == [(LOWER, TCP)]
+
+
+def test_who_is_known_to_look_for_us_is_waited_for() -> None:
+    roster = fresh()
+    roster.learn(HIGHER, "registry", (TCP,), 1, NOW, ours=False)
+    assert roster.plan(NOW) == []
+    assert roster.plan(NOW + YIELD_S) == [(HIGHER, TCP)]
+
+
+def test_the_more_are_to_be_met_the_longer_is_the_wait_for_their_dials() -> None:
+    roster = fresh()
+    for number in range(5):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW, ours=False)
+    all_yield_s = YIELD_S + 4 * YIELD_PER_PEER_S
+    assert roster.plan(NOW + YIELD_S) == []
+    assert roster.next_deadline() == pytest.approx(NOW + all_yield_s)
+    for number in range(3):
+        roster.connected(peer(number), NOW + YIELD_S)
+    roster.want(peer(3), NOW + YIELD_S)  # somebody uses it: no more waiting
+    assert roster.plan(NOW + YIELD_S) == [(peer(3), TCP)]
+    assert all_begun(roster, NOW + YIELD_S, NOW + all_yield_s) == [(peer(4), TCP)]
+
+
+def test_nobody_is_waited_for_very_long() -> None:
+    roster = fresh(eager_dials_max=1_000)
+    for number in range(1_000):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW, ours=False)
+    assert all_begun(roster, NOW, NOW + YIELD_MAX_S - 0.001) == []
+    assert len(roster.plan(NOW + YIELD_MAX_S)) == PACE_FIRST
 
 
 def test_we_are_no_peer_of_ours() -> None:
@@ -169,8 +210,8 @@ def test_a_dial_that_nobody_made_cannot_fail() -> None:
     roster = known()
     roster.dial_failed(HIGHER, TCP, NOW)
     roster.dial_failed(LOWER, TCP, NOW)
-    roster.dial_succeeded(HIGHER, TCP)
-    roster.dial_succeeded(LOWER, TCP)
+    roster.dial_succeeded(HIGHER, TCP, NOW)
+    roster.dial_succeeded(LOWER, TCP, NOW)
     assert roster.next_deadline() == NOW
     assert roster.plan(NOW) == [(HIGHER, TCP)]
     roster.dial_failed(HIGHER, OTHER_TCP, NOW)
@@ -233,8 +274,8 @@ def test_who_is_connected_is_not_dialled() -> None:
     roster = known(endpoints=(IPC, TCP))
     assert roster.is_dialling(HIGHER)
     roster.plan(NOW)
-    roster.dial_succeeded(HIGHER, IPC)
-    roster.connected(HIGHER)
+    roster.dial_succeeded(HIGHER, IPC, NOW)
+    roster.connected(HIGHER, NOW)
     assert not roster.is_dialling(HIGHER)
     assert roster.next_deadline() is None
     roster.learn(HIGHER, "test", (OTHER_TCP,), 2, NOW + 1)
@@ -248,7 +289,7 @@ def test_who_is_connected_is_not_dialled() -> None:
 def test_a_needless_dial_that_ends_is_not_repeated() -> None:
     roster = known()
     roster.plan(NOW)
-    roster.connected(HIGHER)  # by a link of theirs
+    roster.connected(HIGHER, NOW)  # by a link of theirs
     roster.dial_failed(HIGHER, TCP, NOW + 1)
     assert roster.next_deadline() is None
 
@@ -256,7 +297,7 @@ def test_a_needless_dial_that_ends_is_not_repeated() -> None:
 def test_a_success_after_failures_shortens_the_next_wait() -> None:
     roster = known()
     run(roster, NOW + 10)
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     roster.disconnected(HIGHER, NOW + 20)
     assert [when for when, _ in run(roster, NOW + 20.8)] == [20.1, 20.2, 20.4, 20.8]
 
@@ -264,8 +305,8 @@ def test_a_success_after_failures_shortens_the_next_wait() -> None:
 def test_a_dial_that_has_succeeded_does_not_fail_when_its_link_ends() -> None:
     roster = known()
     roster.plan(NOW)
-    roster.dial_succeeded(HIGHER, TCP)
-    roster.connected(HIGHER)
+    roster.dial_succeeded(HIGHER, TCP, NOW)
+    roster.connected(HIGHER, NOW)
     roster.disconnected(HIGHER, NOW + 20)
     roster.dial_failed(HIGHER, TCP, NOW + 20)
     assert roster.next_deadline() == NOW + 20.1
@@ -274,8 +315,8 @@ def test_a_dial_that_has_succeeded_does_not_fail_when_its_link_ends() -> None:
 def test_a_doubtful_link_gets_a_second_beside_it() -> None:
     roster = known()
     roster.plan(NOW)
-    roster.dial_succeeded(HIGHER, TCP)
-    roster.connected(HIGHER)
+    roster.dial_succeeded(HIGHER, TCP, NOW)
+    roster.connected(HIGHER, NOW)
     roster.doubt(HIGHER, True, NOW + 2.5)
     assert roster.plan(NOW + 2.5) == [(HIGHER, TCP)]
     roster.doubt(HIGHER, True, NOW + 3)  # it is being tried
@@ -286,9 +327,16 @@ def test_a_doubtful_link_gets_a_second_beside_it() -> None:
     assert roster.next_deadline() == NOW + 3 + YIELD_S
 
 
+def test_of_two_that_doubt_each_other_the_higher_yields() -> None:
+    roster = known(LOWER)
+    roster.connected(LOWER, NOW)
+    roster.doubt(LOWER, True, NOW + 2.5)
+    assert roster.next_deadline() == NOW + 2.5 + YIELD_S
+
+
 def test_while_there_is_doubt_the_second_link_is_tried_again_soon_and_wherever_a_hint_says() -> None:
     roster = known()
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     roster.doubt(HIGHER, True, NOW)
     assert [when for when, _ in run(roster, NOW + 1.2)] == [0, 0.1, 0.3, 0.7, 1.2]
     roster.learn(HIGHER, "test", (OTHER_TCP,), 1, NOW + 1.3)
@@ -302,7 +350,7 @@ def test_while_there_is_doubt_the_second_link_is_tried_again_soon_and_wherever_a
     roster.dial_failed(HIGHER, OTHER_TCP, NOW + 9.2)  # nobody minds any more
     assert roster.next_deadline() is None
     roster.doubt(HIGHER, True, NOW + 10)
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     assert roster.next_deadline() is None
     roster.dial_failed(HIGHER, OTHER_TCP, NOW + 10)
     assert roster.next_deadline() is None
@@ -310,18 +358,18 @@ def test_while_there_is_doubt_the_second_link_is_tried_again_soon_and_wherever_a
 
 def test_doubt_ends_with_the_link() -> None:
     roster = known()
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     roster.doubt(HIGHER, True, NOW)
     roster.disconnected(HIGHER, NOW)
     assert [when for when, _ in run(roster, NOW + 3.2)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     roster.learn(HIGHER, "test", (OTHER_TCP,), 1, NOW + 4)
     assert roster.next_deadline() is None
 
 
 def test_who_dialled_us_and_is_nowhere_to_be_found_is_forgotten_with_its_link() -> None:
     roster = fresh()
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     assert HIGHER in roster
     assert not roster.is_dialling(HIGHER)
     roster.disconnected(HIGHER, NOW)
@@ -335,7 +383,7 @@ def test_who_dialled_us_and_is_nowhere_to_be_found_is_forgotten_with_its_link() 
 
 def test_who_is_waited_for_is_remembered_until_a_hint_comes() -> None:
     roster = fresh()
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     roster.set_waiting(HIGHER, True)
     roster.disconnected(HIGHER, NOW)
     assert HIGHER in roster
@@ -369,7 +417,7 @@ def test_what_is_withdrawn_is_not_dialled() -> None:
 def test_who_is_connected_outlives_its_hints() -> None:
     roster = known()
     roster.plan(NOW)
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     assert roster.learn(HIGHER, "test", (), 1, NOW)
     roster.doubt(HIGHER, True, NOW + 1)  # nowhere to dial
     assert roster.plan(NOW + 1) == []
@@ -379,7 +427,7 @@ def test_who_is_connected_outlives_its_hints() -> None:
 
 def test_a_timer_of_somebody_nowhere_to_be_found_does_nothing() -> None:
     roster = known()
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     roster.doubt(HIGHER, True, NOW)
     roster.learn(HIGHER, "test", (), 1, NOW)
     assert roster.plan(NOW) == []
@@ -390,14 +438,24 @@ def test_the_dials_of_who_is_forgotten_are_not_counted() -> None:
     roster = fresh()
     for number in range(DIALS_AT_ONCE_MAX):
         roster.learn(peer(number), "test", (TCP,), 1, NOW)
-    assert len(roster.plan(NOW)) == DIALS_AT_ONCE_MAX
+    assert len(all_begun(roster, NOW, NOW + 10)) == DIALS_AT_ONCE_MAX
     for number in range(DIALS_AT_ONCE_MAX):
         roster.forget(peer(number))
-        roster.dial_failed(peer(number), TCP, NOW)
-        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+        roster.dial_failed(peer(number), TCP, NOW + 10)
+        roster.learn(peer(number), "test", (TCP,), 1, NOW + 10)
     roster.forget(HIGHER)  # never heard of
-    assert len(roster.plan(NOW)) == DIALS_AT_ONCE_MAX
-    assert roster.plan(NOW) == []
+    assert len(all_begun(roster, NOW + 10, NOW + 20)) == DIALS_AT_ONCE_MAX
+    assert all_begun(roster, NOW + 20, NOW + 30) == []
+
+
+def test_who_is_forgotten_before_its_turn_is_not_dialled() -> None:
+    roster = fresh()
+    for number in range(PACE_FIRST + 2):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    roster.plan(NOW)
+    roster.forget(peer(PACE_FIRST))
+    assert roster.plan(NOW + FRESH_S) == [(peer(PACE_FIRST + 1), TCP)]
+    assert roster.next_deadline() is None
 
 
 # Many
@@ -407,13 +465,58 @@ def test_few_dials_at_once() -> None:
     roster = fresh()
     for number in range(60):
         roster.learn(peer(number), "test", (TCP, OTHER_TCP, "tcp://192.0.2.3:1"), 1, NOW)
-    under_way = roster.plan(NOW)
+    under_way = all_begun(roster, NOW, NOW + 4)
     assert DIALS_AT_ONCE_MAX - 3 < len(under_way) <= DIALS_AT_ONCE_MAX
-    assert roster.next_deadline() == NOW + BUSY_S
-    assert roster.plan(NOW + BUSY_S) == []
+    assert roster.next_deadline() is None
+    assert roster.plan(NOW + 4) == []
     for address, endpoint in under_way[:6]:
-        roster.dial_failed(address, endpoint, NOW + BUSY_S)
-    assert len(roster.plan(NOW + 2 * BUSY_S)) == 6
+        roster.dial_failed(address, endpoint, NOW + 5)
+    assert roster.next_deadline() == NOW + 5
+    assert len(roster.plan(NOW + 5)) == 6
+
+
+def test_few_peers_are_dialled_afresh_at_once() -> None:
+    roster = fresh()
+    for number in range(60):
+        roster.learn(peer(number), "test", (TCP, OTHER_TCP), 1, NOW)
+    assert [address for address, _ in roster.plan(NOW)][::2] == [peer(number) for number in range(PACE_FIRST)]
+    assert roster.next_deadline() == NOW + FRESH_S
+    roster.dial_failed(peer(0), TCP, NOW + 0.1)
+    assert roster.plan(NOW + 0.1) == []  # it is being dialled elsewhere
+    roster.dial_failed(peer(0), OTHER_TCP, NOW + 0.2)
+    roster.connected(peer(1), NOW + 0.2)  # by a link of theirs
+    assert roster.next_deadline() == NOW + 0.2
+    assert {address for address, _ in roster.plan(NOW + 0.2)} == {peer(PACE_FIRST), peer(PACE_FIRST + 1)}
+    assert len(roster.plan(NOW + FRESH_S)) == 2 * (PACE_FIRST - 2)  # whoever takes longer holds up nobody
+    assert roster.next_deadline() == NOW + 0.2 + FRESH_S
+
+
+def test_the_pace_follows_how_soon_peers_are_met() -> None:
+    roster = fresh(eager_dials_max=200)
+    for number in range(200):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    now, at_once = NOW, []
+    for taken_s in (0.1, 0.1, 0.1, 1.0, 1.0, 0.1):
+        met = roster.plan(now)
+        at_once.append(len(met))
+        now += taken_s
+        for address, endpoint in met:
+            roster.dial_succeeded(address, endpoint, now)
+            roster.connected(address, now)
+    assert at_once == [PACE_FIRST, 2 * PACE_FIRST, *[DIALS_AT_ONCE_MAX] * 2, PACE_MIN, PACE_MIN]
+
+
+def test_many_doubts_at_once_are_looked_into_a_few_at_a_time() -> None:
+    roster = fresh()
+    for number in range(49):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+        roster.connected(peer(number), NOW)
+    for number in range(49):
+        roster.doubt(peer(number), True, NOW + 3)
+    assert len(roster.plan(NOW + 3)) == PACE_FIRST
+    for number in range(49):
+        roster.doubt(peer(number), False, NOW + 3.1)
+    assert all_begun(roster, NOW + 3.1, NOW + 60) == []
 
 
 def test_in_the_end_everybody_is_dialled() -> None:
@@ -427,8 +530,8 @@ def test_in_the_end_everybody_is_dialled() -> None:
         assert now < NOW + 1
         for address, endpoint in roster.plan(now):
             dialled.add(address)
-            roster.dial_succeeded(address, endpoint)
-            roster.connected(address)
+            roster.dial_succeeded(address, endpoint, NOW)
+            roster.connected(address, NOW)
 
 
 def test_a_small_roster_is_dialled_and_a_large_one_on_use() -> None:
@@ -461,7 +564,7 @@ def test_a_conversation_gets_its_links_in_a_large_roster_too(use: str) -> None:
     for number in range(5):
         roster.learn(peer(number), "test", (TCP,), 1, NOW)
     roster.plan(NOW)
-    roster.connected(peer(3))  # it dialled us
+    roster.connected(peer(3), NOW)  # it dialled us
     if use == "suspect":
         roster.doubt(peer(3), True, NOW + 1)
     else:
@@ -490,7 +593,7 @@ def test_the_two_thousandth_join_costs_as_the_twentieth(eager: int) -> None:
         costs.append(
             calls_of(partial(roster.learn, address, "test", (TCP,), 1, NOW))
             + calls_of(partial(roster.is_dialling, address))
-            + calls_of(partial(roster.connected, address))
+            + calls_of(partial(roster.connected, address, NOW))
         )
     assert costs[2_000] <= costs[19]
 
@@ -526,7 +629,7 @@ def test_nobody_is_attempted_twice_at_once_or_while_there_is_a_link() -> None:
     assert roster.plan(NOW) == [(HIGHER, TCP)]
     roster.attempt(HIGHER, NOW)
     assert roster.plan(NOW) == []
-    roster.connected(HIGHER)
+    roster.connected(HIGHER, NOW)
     assert not roster.may_attempt(HIGHER)
     roster.attempt(HIGHER, NOW)
     assert roster.plan(NOW) == []
@@ -561,7 +664,7 @@ def test_hearsay_does_not_make_the_mesh_a_large_one() -> None:
     roster.learn(HIGHER, "test", (TCP,), 1, NOW)
     assert roster.may_attempt(peer(9))
     assert run(roster, NOW) == [(0.0, TCP)]
-    roster.connected(peer(0))
+    roster.connected(peer(0), NOW)
     assert not roster.may_attempt(peer(9))
 
 
@@ -572,11 +675,29 @@ def test_hearsay_fills_half_the_roster_and_takes_half_the_dials() -> None:
     assert len(roster.addresses) == roster.ignored == 64 * HEARSAY_SHARE
     for number in range(32):
         roster.attempt(peer(number), NOW)
-    assert len(roster.plan(NOW)) == DIALS_AT_ONCE_MAX * HEARSAY_SHARE
-    assert roster.plan(NOW + BUSY_S) == []
+    assert len(all_begun(roster, NOW, NOW + 4)) == DIALS_AT_ONCE_MAX * HEARSAY_SHARE
     for number in range(100, 116):
-        assert roster.learn(peer(number), "test", (TCP,), 1, NOW)
-    assert len(roster.plan(NOW)) == 16
+        assert roster.learn(peer(number), "test", (TCP,), 1, NOW + 4)
+    assert len(all_begun(roster, NOW + 4, NOW + 8)) == 16
+
+
+def test_whose_every_place_is_being_tried_is_not_dialled_again() -> None:
+    roster = known()
+    assert roster.plan(NOW) == [(HIGHER, TCP)]
+    roster.rest(HIGHER, NOW)
+    assert roster.plan(NOW + 5) == []
+    assert roster.next_deadline() is None
+    roster.dial_failed(HIGHER, TCP, NOW + 6)
+    assert roster.next_deadline() == NOW + 6.1
+
+
+def test_what_is_more_than_hearsay_comes_first() -> None:
+    roster = fresh()
+    for number in range(PACE_FIRST):
+        told(roster, peer(number))
+        roster.attempt(peer(number), NOW)
+    roster.learn(HIGHER, "test", (TCP,), 1, NOW)
+    assert roster.plan(NOW)[0] == (HIGHER, TCP)
 
 
 # Whatever comes
@@ -618,15 +739,15 @@ def take(roster: Roster, step: tuple[Any, ...], under_way: set[tuple[Address, st
             if what == "fail":
                 roster.dial_failed(*dial, now)
             else:
-                roster.dial_succeeded(*dial)
-                roster.connected(address)
+                roster.dial_succeeded(*dial, NOW)
+                roster.connected(address, NOW)
     elif what == "plan":
         dials = roster.plan(now)
         assert not under_way & set(dials), "dialled twice at once"
         assert len(dials) == len(set(dials))
         under_way.update(dials)
     elif what == "connected":
-        roster.connected(address)
+        roster.connected(address, NOW)
     elif what == "set_waiting":
         roster.set_waiting(address, number % 2 == 0)
     elif what == "doubt":
