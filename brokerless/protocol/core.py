@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 LAST_WORD_S = 0.25
 """How long a link stays after a refusal or goodbye, so that the word gets out before the cut."""
 
+DEADLINE_LATER_S = 0.25
+"""A session's deadline moves with each packet, mostly to later. One that is so much too early is moved, or an
+idle node would wake for it; for less it may come for nothing."""
+
 ADMIT_HELD_BYTES_MAX = 512 * 1024
 """What may come on a link before ``admit`` has decided: twice what a fresh session has in flight."""
 
@@ -167,7 +171,7 @@ class NodeCore:
             address = self._touched.pop()
             session = self.session(address)
             if session is not None:
-                self._timers.set_earlier(address, session.next_deadline())
+                self._timers.set_about(address, session.next_deadline(), DEADLINE_LATER_S)
         gossip_at = None if self._gossip is None else self._gossip.next_deadline()
         deadlines = (self._timers.next_deadline(), self.roster.next_deadline(), gossip_at)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)

@@ -56,6 +56,9 @@ HELD_BYTES_MAX = 8 * 1024 * 1024
 """Packets held while the peer is confirmed after a stall of ours; the most a sender has in flight. Beyond
 it they are dropped unacknowledged, and come again."""
 
+PHASES = 1024
+"""Places between two ticks of the clock where those of a node may be: ``boot`` is random, and tells which."""
+
 LIVENESS_S_MIN = 0.1
 """A peer that announces less would be lost at every hiccup of a scheduler."""
 
@@ -119,7 +122,9 @@ class Session:
         self.message_bytes_max = limits.message_bytes_max
         self.received = 0
         self.flight = Flight(limits.unacknowledged_bytes_max, now)
-        self.liveness = Liveness(limit_s=limits.liveness_s, eager=local < remote, now=now)
+        self._phase = nonce.boot % PHASES / PHASES
+        eager = local < remote
+        self.liveness = Liveness(limit_s=limits.liveness_s, eager=eager, now=now, phase=self._phase)
         self.streams: dict[int, Stream] = {}
         self.singles = Singles(self)
         self.datagrams = Datagrams(self, plane)
@@ -263,7 +268,7 @@ class Session:
         self.their_nonce = Nonce(info.boot, info.epoch)
         self.message_bytes_max = min(self.limits.message_bytes_max, info.message_bytes_max)
         limit_s = max(min(self.limits.liveness_s, info.liveness_ms / 1000), LIVENESS_S_MIN)
-        self.liveness = Liveness(limit_s=limit_s, eager=self._lower, now=now)
+        self.liveness = Liveness(limit_s=limit_s, eager=self._lower, now=now, phase=self._phase)
         self._their_stream_credit = info.stream_credit
         self._their_streams_max = info.streams_max
         for stream in list(self.streams.values()):

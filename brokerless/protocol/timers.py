@@ -18,7 +18,8 @@ class Timers(Generic[Key]):
     A heap whose outdated entries are skipped when they surface, or dropped when they outnumber the others:
     moving a deadline costs one push, and most deadlines of a healthy session only ever move later.
 
-    Queries: ``in``, ``next_deadline``. Commands: ``set``, ``set_earlier``, ``remove``. Outputs: ``pop_due``.
+    Queries: ``in``, ``next_deadline``. Commands: ``set``, ``set_about``, ``set_earlier``, ``remove``.
+    Outputs: ``pop_due``.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,15 @@ class Timers(Generic[Key]):
             present = self._when.get(key)
             if present is None or deadline < present:
                 self.set(key, deadline)
+
+    def set_about(self, key: Key, deadline: float | None, early_max: float) -> None:
+        """Put ``key``'s deadline at ``deadline``, or leave it where it is, up to ``early_max`` too early.
+
+        For those that mostly move to later, by little and often: then it is no work at all.
+        """
+        present = self._when.get(key)
+        if deadline is None or present is None or not deadline - early_max <= present <= deadline:
+            self.set(key, deadline)
 
     def remove(self, key: Key) -> None:
         """Forget ``key``'s deadline, if it has one."""

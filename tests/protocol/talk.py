@@ -12,7 +12,7 @@ from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce
 from brokerless.protocol.budget import Budget
 from brokerless.protocol.datagram_plane import DatagramPlane
-from brokerless.protocol.session import Session
+from brokerless.protocol.session import PHASES, Session
 from tests.protocol.datagram_ends import Port
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Side:
         self.session = Session(
             local=local,
             remote=remote,
-            nonce=Nonce(local.public_key[0], 1),
+            nonce=Nonce(local.public_key[0] * PHASES, 1),  # so that its pings go out at whole seconds
             limits=limits,
             budget=self.budget,
             plane=plane or DatagramPlane(),

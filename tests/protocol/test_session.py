@@ -40,6 +40,7 @@ from brokerless.protocol.offers import WITHDRAWALS_MAX
 from brokerless.protocol.session import (
     HELD_BYTES_MAX,
     LIVENESS_S_MIN,
+    PHASES,
     REJECT_BUSY,
     SHARED_S,
     TURN_BYTES,
@@ -139,7 +140,7 @@ def test_info_tells_what_the_peer_needs() -> None:
     limits = Limits(message_bytes_max=5000, stream_window_initial_bytes=2000, offers_max=3, liveness_s=1.5)
     talk = Talk(limits, established=False)
     info = talk.near.session.info("name", b"meta")
-    assert (info.boot, info.epoch, info.their_boot, info.their_epoch) == (0x10, 1, 0, 0)
+    assert (info.boot, info.epoch, info.their_boot, info.their_epoch) == (0x10 * PHASES, 1, 0, 0)
     assert (info.message_bytes_max, info.offers_max, info.liveness_ms) == (5000, 3, 1500)
     assert info.streams_max == Limits().streams_max
     assert (info.stream_credit, info.single_credit) == (2000, 2000)
@@ -149,7 +150,7 @@ def test_info_tells_what_the_peer_needs() -> None:
     talk.far.send(b"single")
     talk.pump()
     info = talk.near.session.info("", b"")
-    assert (info.their_boot, info.their_epoch, info.received) == (0x90, 1, 1)
+    assert (info.their_boot, info.their_epoch, info.received) == (0x90 * PHASES, 1, 1)
 
 
 # Order, acknowledgement, resending

@@ -18,6 +18,7 @@ TIMES = st.integers(0, 12).map(float)
 STEPS = st.one_of(
     st.tuples(st.just("set"), KEYS, st.none() | TIMES),
     st.tuples(st.just("set_earlier"), KEYS, st.none() | TIMES),
+    st.tuples(st.just("set_about"), KEYS, st.none() | TIMES),
     st.tuples(st.just("remove"), KEYS, st.none()),
     st.tuples(st.just("pop_due"), st.none(), TIMES),
 )
@@ -105,6 +106,23 @@ def test_one_move_is_one_push(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(pushes) == 2_000
 
 
+def test_a_deadline_that_may_come_early_moves_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    pushes: list[Any] = []
+    push = heapq.heappush
+    monkeypatch.setattr(heapq, "heappush", lambda heap, item: (pushes.append(item), push(heap, item)))
+    timers: Timers[str] = Timers()
+    for tick in range(1_000):
+        timers.set_about("a", tick / 100, 0.25)
+        deadline = timers.next_deadline()
+        assert deadline is not None
+        assert tick / 100 - 0.25 <= deadline <= tick / 100
+    assert len(pushes) < 41
+    timers.set_about("a", 1.0, 0.25)  # nearer: at once
+    assert timers.next_deadline() == 1.0
+    timers.set_about("a", None, 0.25)
+    assert timers.next_deadline() is None
+
+
 def test_clearing_the_heap_costs_little_and_keeps_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     clearings: list[int] = []
     heapify = heapq.heapify
@@ -162,9 +180,12 @@ def test_like_a_dictionary_that_is_sorted_each_time(
                 for key in due:
                     del model[key]
                 continue
-            getattr(timers, command)(*((key,) if command == "remove" else (key, time)))
-            earlier = command == "set_earlier"
-            if earlier and (time is None or time >= model.get(key, float("inf"))):
+            further = {"remove": (), "set_about": (time, 2.0)}.get(command, (time,))
+            getattr(timers, command)(key, *further)
+            before = model.get(key, float("inf"))
+            if (command == "set_earlier" and (time is None or time >= before)) or (
+                command == "set_about" and time is not None and time - 2.0 <= before <= time
+            ):
                 pass
             elif command == "remove" or time is None:
                 model.pop(key, None)
