@@ -127,7 +127,7 @@ class Application:
         self.transmitted += 1
         data = f"{self.name} {self.transmitted} ".encode().ljust(size, b".")
         kind = self.turmoil.choice([Reliability.UNRELIABLE, Reliability.SEQUENCED])
-        with contextlib.suppress(PeerError, NoPath):
+        with contextlib.suppress(PeerError, NoPath, SendQueueFull):
             self.core.transmit(data, to.address, kind, 0, self.turmoil.now)
 
     def open(self, to: SimNode) -> None:
