@@ -17,7 +17,10 @@ WITHDRAWAL_S = 1.0
 
 
 class Offers:
-    """The places of one session. Queries: ``len``. Inputs: ``take``, ``withdrawn``. Commands: ``answered``."""
+    """The places of one session.
+
+    Queries: ``len`` (how many wait). Inputs: ``take``, ``withdrawn``. Commands: ``answered``.
+    """
 
     __slots__ = ("_places", "_waiting", "_withdrawn_at")
 
