@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from brokerless.address import Ticket
+from brokerless.discovery.gossip import GossipDiscovery
 from brokerless.doctor.findings import Finding, Verdict, failed_by, failure, listed, ok, skipped, warning
 from brokerless.doctor.neighbours import refusal_hint
 from brokerless.doctor.places import Reached, connect, resolve
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
 
     from brokerless.config import NodeConfig
+    from brokerless.discovery import Beacon
     from brokerless.identity import Identity
     from brokerless.model import Event
     from brokerless.trust import MeshTrust
 
-STEPS = ("ticket", "host", "tcp", "curve", "hello", "session", "round trip", "datagrams")
+STEPS = ("ticket", "host", "tcp", "curve", "hello", "session", "round trip", "gossip", "datagrams")
 """Each builds on those before it."""
 
 NODE_NAME = "doctor"
@@ -37,6 +39,9 @@ LIVENESS_S = 2.5
 
 DATAGRAMS_S = 4.0
 """UDP proves itself in a round trip, or PUSH takes its place after 0.3 s, on a connection of its own."""
+
+GOSSIP_S = 1.0
+"""A peer tells of the first others within 0.4 s of the session's begin, and of 64 more every 0.3 s."""
 
 LOOK_S = 0.02
 """How often the peer's snapshot is looked at for what no event tells."""
@@ -95,6 +100,7 @@ class _Way:
             self._prove_secret,
             self._begin_session,
             self._measure,
+            self._overhear,
             self._await_datagrams,
         )
 
@@ -194,6 +200,21 @@ class _Way:
             return ok(name, f"{peer.rtt_s * 1000:.1f} ms over {path}, asked and answered by the two buses")
         return self._conversation.broken(name)
 
+    async def _overhear(self) -> Finding:
+        name = _name("gossip")
+        assert self._conversation is not None
+        if not _gossips(self._config):
+            return skipped(name, "it is not among the discoveries")
+        heard = await self._conversation.gossip()
+        if heard is None:
+            return self._conversation.broken(name)
+        others, refused = heard
+        text = f"within {GOSSIP_S:g} s it told of {others} other peers"
+        if refused:
+            hint = "a peer there says that it is where others cannot reach it: see to its advertise="
+            return warning(name, f"{text}, and {refused} things that lead nowhere", hint)
+        return ok(name, text if others else f"{text}: it has met none, or does not gossip")
+
     async def _await_datagrams(self) -> Finding:
         name = _name("datagrams")
         assert self._conversation is not None
@@ -214,8 +235,19 @@ _DATAGRAMS: dict[DatagramPath, Callable[[str], Finding]] = {
 }
 
 
+def _gossips(config: NodeConfig) -> bool:
+    return any(chosen == "gossip" or isinstance(chosen, GossipDiscovery) for chosen in config.discovery)
+
+
+class _Overhearing(GossipDiscovery):
+    """Listens, and tells nobody where we are: nobody is to dial the doctor."""
+
+    async def announce(self, beacon: Beacon) -> None:
+        """Do nothing."""
+
+
 class _Conversation:
-    """A node of the doctor's own that knows of that peer only. It sends no messages."""
+    """A node of the doctor's own, which dials that peer only. It sends no messages."""
 
     def __init__(self, config: NodeConfig, ticket: Ticket, identity: Identity) -> None:
         self._address = ticket.address
@@ -226,14 +258,19 @@ class _Conversation:
             config,
             name=config.name or NODE_NAME,
             identity=identity,
-            discovery=(),
+            discovery=(_Overhearing(),) if _gossips(config) else (),
             peers=(ticket,),
             port=0,
             advertise=(),
-            limits=dataclasses.replace(config.limits, liveness_s=min(LIVENESS_S, config.limits.liveness_s)),
+            limits=dataclasses.replace(
+                config.limits,
+                liveness_s=min(LIVENESS_S, config.limits.liveness_s),
+                eager_dials_max=1,  # that one peer
+            ),
         )
         self._node = Node(alone, self._on_events)
         self._joined: Peer | None = None
+        self._began = 0.0
 
     def _on_events(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -248,6 +285,7 @@ class _Conversation:
         await self._node.start()
         async with asyncio.timeout(2 * self._timeout_s):
             await self._told.wait()
+        self._began = asyncio.get_running_loop().time()
         assert self._joined is not None
         return self._joined
 
@@ -267,6 +305,13 @@ class _Conversation:
         if self._left is None:
             self._node.expect_datagrams(self._address)
         return await self.look(lambda peer: peer.path.datagram is not DatagramPath.NONE, DATAGRAMS_S)
+
+    async def gossip(self) -> tuple[int, int] | None:
+        """Return of how many others it told, and how much that leads nowhere; None if it is gone."""
+        elapsed_s = asyncio.get_running_loop().time() - self._began
+        if await self.look(lambda peer: False, GOSSIP_S - elapsed_s) is None:
+            return None
+        return len(self._node.peers) - 1, self._node.stats().rejected_records
 
     def broken(self, name: str) -> Finding:
         """What became of the session instead."""

@@ -88,6 +88,41 @@ async def test_the_whole_way(directory: Path) -> None:
     assert "ms over tcp" in found["round trip"].text
 
 
+async def test_what_a_peer_tells_of_others(directory: Path) -> None:
+    """The doctor dials none of them, and is told of to none of them."""
+    async with Mesh(directory) as mesh:
+        mesh.defaults.update(secret=SECRET, discovery=("gossip",))
+        middle = await mesh.start("middle")
+        others = [await mesh.start(name, peers=(middle.node.ticket(),)) for name in ("one", "two")]
+        for node in (middle, *others):
+            await node.joined(*({middle, *others} - {node}))
+        found = await walked(directory, middle.node.ticket())
+        for node in others:
+            assert len(node.of(PeerJoined)) == 2
+    assert found["gossip"].verdict is Verdict.OK
+    assert "told of 2 other peers" in found["gossip"].text
+
+
+async def test_a_peer_that_tells_what_leads_nowhere(directory: Path) -> None:
+    async with far_node(directory, discovery=("gossip",)) as far:
+        assert far._core is not None
+        gossip, liar = far._core._gossip, Identity.generate().address
+        assert gossip is not None
+        gossip.met(liar, "", False, 0.0)
+        gossip._peers[liar].places = dict.fromkeys((True, False), "169.254.1.1:1,224.0.0.1:1")
+        found = await walked(directory, far.ticket())
+    assert found["gossip"].verdict is Verdict.WARNING
+    assert "told of 0 other peers, and 2 things that lead nowhere" in found["gossip"].text
+    assert "advertise=" in found["gossip"].hint
+
+
+async def test_gossip_that_is_not_wanted(directory: Path) -> None:
+    async with far_node(directory) as far:
+        found = await walked(directory, far.ticket(), discovery=())
+    assert found["gossip"].verdict is Verdict.SKIPPED
+    assert found["datagrams"].verdict is Verdict.OK
+
+
 async def test_a_place_that_does_not_answer_beside_one_that_does(directory: Path) -> None:
     with reserved_port() as closed:
         async with far_node(directory) as far:
