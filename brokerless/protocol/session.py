@@ -59,6 +59,10 @@ it they are dropped unacknowledged, and come again."""
 PHASES = 1024
 """Places between two ticks of the clock where those of a node may be: ``boot`` is random, and tells which."""
 
+URGENT_FRAMES_MAX = 1024
+"""Answers to pings and probes that wait for their link, of at most 33 bytes each: they fit one packet. A peer
+that asks for more than it takes does without the rest; an honest one asks for one at a time, and again."""
+
 LIVENESS_S_MIN = 0.1
 """A peer that announces less would be lost at every hiccup of a scheduler."""
 
@@ -491,7 +495,8 @@ class Session:
         self._touch()
 
     def _urgent(self, link: int, frame: wire.Control) -> None:
-        if (state := self._links.get(link)) is not None:
+        state = self._links.get(link)
+        if state is not None and len(state.urgent) < URGENT_FRAMES_MAX:
             state.urgent.append(wire.encode_control(frame))
             self._wake(link)
 

@@ -44,6 +44,7 @@ from brokerless.protocol.session import (
     REJECT_BUSY,
     SHARED_S,
     TURN_BYTES,
+    URGENT_FRAMES_MAX,
     SessionState,
 )
 from brokerless.protocol.stream_state import UNTAKEN, StreamState
@@ -544,6 +545,22 @@ def test_the_flight_is_shared_for_a_while_after_streams_took_turns() -> None:
     talk.near.send(b"message")  # single messages are one stream more
     talk.pump()
     assert send(small, 0.0)
+
+
+def test_a_flood_of_pings_is_answered_as_far_as_a_packet_goes() -> None:
+    talk = Talk()
+    pings = [wire.encode_control(wire.Ping(count, 0)) for count in range(4_000)]
+    talk.far.session.receive(1, wire.decode_packet(wire.encode_packet(0, 0, pings)), 30, talk.now)
+    answer = talk.far.session.next_packet(1, talk.now)
+    assert answer is not None
+    assert len(wire.decode_packet(answer).frames) == URGENT_FRAMES_MAX  # which says that it is no larger
+    assert talk.far.session.next_packet(1, talk.now) is None
+    talk.far.session.receive(1, packet(wire.Ping(7, 0)), 30, talk.now)
+    again = talk.far.session.next_packet(1, talk.now)
+    assert again is not None
+    assert wire.decode_packet(again).frames == [wire.Pong(7)]
+    largest = wire.encode_control(wire.Probed(*[wire.U64_MAX] * 3))
+    assert wire.PACKET_HEADER_BYTES + URGENT_FRAMES_MAX * len(largest) <= wire.PACKET_BYTES_MAX
 
 
 def test_what_is_in_flight_is_bounded_for_data_but_not_for_control() -> None:
