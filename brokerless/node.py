@@ -18,10 +18,10 @@ from brokerless.admission import Admission
 from brokerless.clock import now as read_clock
 from brokerless.datagram_port import TransportPort, told_places
 from brokerless.discovery import Beacon
-from brokerless.discovery.gossip import GossipDiscovery
+from brokerless.discovery.several import Several, choose
 from brokerless.errors import BusClosed, ConfigError, ForkedProcessError, IdentityInUse, StartError
 from brokerless.identity import Identity
-from brokerless.interfaces import ALL_INTERFACES, AddressWatch, expand_wildcards
+from brokerless.interfaces import AddressWatch, expand_wildcards
 from brokerless.private_files import make_private_directory
 from brokerless.protocol import actions, wire
 from brokerless.protocol.core import NodeCore
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from brokerless.address import Address
     from brokerless.config import Limits, NodeConfig
-    from brokerless.discovery import Discovery, Hint
+    from brokerless.discovery import Hint
     from brokerless.errors import PeerRefused
     from brokerless.model import Event, Message, NodeStats, Offer, Peer, PeerStats, Reliability
     from brokerless.protocol.actions import Action
@@ -92,7 +92,7 @@ class Node:
         self._pump: Pump | None = None
         self._transport: Transport | None = None
         self._trust: MeshTrust | None = None
-        self._discoveries: list[Discovery] = []
+        self._discovery: Several | None = None
         self._watch: AddressWatch | None = None
         self._following = asyncio.Lock()  # one change of the network after the other
         self._endpoints: tuple[str, ...] = ()
@@ -125,6 +125,7 @@ class Node:
         self._require_open()
         assert self._trust is not None
         config = self._config
+        self._discovery = choose(config, self._hosts, directory)
         port = TransportPort()
         plane = DatagramPlane(port, config.limits.unreliable_queue_bytes_max)
         self._core = NodeCore(
@@ -138,9 +139,7 @@ class Node:
             asks_admission=callable(config.admit),
             allowed=None if config.admit is None or callable(config.admit) else frozenset(config.admit),
             plane=plane,
-            gossips=any(
-                chosen == "gossip" or isinstance(chosen, GossipDiscovery) for chosen in config.discovery
-            ),
+            gossips=self._discovery.gossips,
         )
         if callable(config.admit):
             self._admission = Admission(config.admit, config.limits.admit_timeout_s)
@@ -152,8 +151,10 @@ class Node:
         self._pump.start(loop, self._transport)
         self._watch = AddressWatch(self._hosts, self._network_changed)
         self._watch.start(loop)
+        self._lend_sessions(self._core, self._pump)
         async with self._following:
-            await self._start_discoveries(directory)
+            await self._discovery.start(self._beacon(), self._learn)
+        self._require_open()
 
     def _shell(self, core: NodeCore) -> tuple[Pump, Transport]:
         """Make what moves the core's packets; a tap costs nothing where there is none."""
@@ -193,55 +194,15 @@ class Node:
         assert self._trust is not None
         return LOOPBACK if self._trust.scope == "host" else ("*",)
 
-    async def _start_discoveries(self, directory: Path) -> None:
-        for discovery in self._make_discoveries(directory):
-            self._discoveries.append(discovery)  # before it starts, so that whatever happens it is closed
-            try:
-                await discovery.start(self._beacon(), self._learn)
-            except Exception as error:
-                unexpected = None if isinstance(error, StartError) else error
-                _log.warning(
-                    "discovery %s does not work here: %s", discovery.name, error, exc_info=unexpected
-                )
-            self._require_open()
-
-    def _make_discoveries(self, directory: Path) -> list[Discovery]:
-        made: list[Discovery] = []
-        for chosen in self._config.discovery:
-            if chosen == "zeroconf":
-                from brokerless.discovery.zeroconf import ZeroconfDiscovery  # costs 0.1 s to import
-
-                everywhere = not ALL_INTERFACES.isdisjoint(self._hosts)
-                made.append(ZeroconfDiscovery(None if everywhere else self._hosts))
-            elif chosen == "registry":
-                from brokerless.discovery.registry import RegistryDiscovery
-
-                made.append(RegistryDiscovery(make_private_directory(directory / "registry")))
-            elif chosen == "gossip":
-                made.append(self._carrying(GossipDiscovery()))
-            elif isinstance(chosen, GossipDiscovery):
-                made.append(self._carrying(chosen))
-            else:
-                made.append(chosen)
-        if self._config.peers:
-            from brokerless.discovery.static import StaticDiscovery
-
-            made.append(StaticDiscovery(self._config.peers))
-        # Gossip first, since it takes no time: so that the first peer already hears where we are.
-        return sorted(made, key=lambda discovery: not isinstance(discovery, GossipDiscovery))
-
-    def _carrying(self, discovery: GossipDiscovery) -> GossipDiscovery:
-        """Lend our sessions to gossip."""
-        core, pump = self._core, self._pump
-        assert core is not None
-        assert pump is not None
+    def _lend_sessions(self, core: NodeCore, pump: Pump) -> None:
+        """Let gossip travel in them."""
+        assert self._discovery is not None
 
         def tell_places(places: str) -> None:
             core.tell_places(places, pump.now())
             pump.wake()
 
-        discovery.carry(tell_places, lambda: core.stats().rejected_records)
-        return discovery
+        self._discovery.carry(tell_places, lambda: core.stats().rejected_records)
 
     def _tell_datagram_places(self) -> None:
         """Say where datagrams are received, now that we know, or anew."""
@@ -263,20 +224,11 @@ class Node:
         to one serve it again when it is back. A link whose address is gone is found dead by its session,
         which dials anew.
         """
+        assert self._discovery is not None
         async with self._following:
             self._tell_datagram_places()
             _log.info("addresses of this host have changed; others may try %s", ", ".join(self._places))
-            for discovery in self._discoveries:
-                try:
-                    await discovery.announce(self._beacon())
-                except Exception as error:
-                    unexpected = None if isinstance(error, StartError) else error
-                    _log.warning(
-                        "discovery %s cannot tell the new addresses: %s",
-                        discovery.name,
-                        error,
-                        exc_info=unexpected,
-                    )
+            await self._discovery.announce(self._beacon())
 
     def _beacon(self) -> Beacon:
         assert self._core is not None
@@ -351,7 +303,8 @@ class Node:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=FLUSH_S)
-        await asyncio.gather(*(discovery.close() for discovery in self._discoveries), return_exceptions=True)
+        if self._discovery is not None:
+            await self._discovery.close()
         if self._transport is not None:
             await self._transport.close()
         if self._owns_identity:
@@ -411,8 +364,8 @@ class Node:
     def stats(self) -> NodeStats:
         """Return the counters of the node."""
         stats = self._running()[0].stats()
-        rejected = sum(discovery.rejected for discovery in self._discoveries)
-        return dataclasses.replace(stats, rejected_records=rejected)
+        assert self._discovery is not None
+        return dataclasses.replace(stats, rejected_records=self._discovery.rejected)
 
     # Commands
 
