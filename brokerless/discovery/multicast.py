@@ -27,9 +27,9 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 from brokerless.interfaces import is_ours, multicast_interfaces
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
-    from zeroconf import RecordUpdate, Zeroconf
+    from zeroconf import DNSRecord, RecordUpdate, Zeroconf  # type: ignore[attr-defined]  # as above
 
 SERVICE_TYPE = "_dittobus._tcp.local."
 
@@ -47,6 +47,13 @@ QUERY_INTERVAL_MAX_S = TTL_S / 4
 
 KNOWN_ANSWERS_MAX = 512
 """Names that a query lists as known; the library puts no more than 16 packets of a query together again."""
+
+_SERVES_SHARE = 0.5
+"""Of the time since we asked last: a query of somebody else that is no older serves us as well (RFC 6762
+section 7.3). With more than half of it, our own last one might be taken for that."""
+
+_HISTORY_MS = 999
+"""How old a query may be at most for the library to say that it serves."""
 
 _TYPE_PTR = 12
 _CLASS_IN = 1
@@ -75,6 +82,7 @@ class MulticastDns(RecordUpdateListener):
         self._sending: set[asyncio.Future[object]] = set()
         self._query_timer: asyncio.TimerHandle | None = None
         self._query_interval_s = QUERY_INTERVAL_MIN_S
+        self._asked_at_ms: float | None = None
         self._interfaces = interfaces
         self._zeroconf = AsyncZeroconf(self._usable_interfaces())
         # Before the first packet can come: what is in the library's cache already is never told of again.
@@ -167,26 +175,44 @@ class MulticastDns(RecordUpdateListener):
         loop = asyncio.get_running_loop()
         if self._query_timer is not None and self._query_timer.when() > loop.time() + QUERY_INTERVAL_MIN_S:
             self._query_timer.cancel()
-            self._query_timer = loop.call_later(QUERY_INTERVAL_MIN_S, self._ask)
+            self._ask_in(QUERY_INTERVAL_MIN_S + random.uniform(*FIRST_QUERY_DELAY_S))
 
     def _ask(self) -> None:
+        now = current_time_millis()
         # Not with the bit that asks for answers by unicast: where several processes of a host listen on the
         # port, the kernel gives a unicast answer to any one of them.
-        now = current_time_millis()
-        query = DNSOutgoing(_FLAGS_QUERY)
-        query.add_question(DNSQuestion(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN))
-        if (
-            self._service is not None
-        ):  # or we would answer ourselves, and the next who asks had to wait for it
-            query.add_answer_at_time(self._service.dns_pointer(), now)
+        question = DNSQuestion(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN)
+        known = list(self._known_answers(now))
+        if not self._was_asked(question, known, now):
+            query = DNSOutgoing(_FLAGS_QUERY)
+            query.add_question(question)
+            for answer in known:
+                query.add_answer_at_time(answer, now)
+            self._zeroconf.zeroconf.async_send(query)
+        self._asked_at_ms = now
+        self._ask_in(self._query_interval_s)
+        self._query_interval_s = min(2 * self._query_interval_s, QUERY_INTERVAL_MAX_S)
+
+    def _known_answers(self, now_ms: float) -> Iterator[DNSRecord]:
+        """What nobody need answer."""
+        if self._service is not None:  # or we would, and the next who asks had to wait for it
+            yield self._service.dns_pointer()
         for name in itertools.islice(self._known, KNOWN_ANSWERS_MAX):
             pointer = DNSPointer(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN, TTL_S, name)
             heard = self._zeroconf.zeroconf.cache.async_get_unique(pointer)
-            if heard is not None and heard.get_remaining_ttl(now) > heard.ttl / 2:  # RFC 6762 section 7.1
-                query.add_answer_at_time(heard, now)
-        self._zeroconf.zeroconf.async_send(query)
-        self._ask_in(self._query_interval_s)
-        self._query_interval_s = min(2 * self._query_interval_s, QUERY_INTERVAL_MAX_S)
+            if heard is not None and heard.get_remaining_ttl(now_ms) > heard.ttl / 2:  # RFC 6762 section 7.1
+                yield heard
+
+    def _was_asked(self, question: DNSQuestion, known: list[DNSRecord], now_ms: float) -> bool:
+        """Whether somebody has lately put the same question, and left out no answer that we miss.
+
+        In a mesh of fifty that is all but one of the queries: each costs every node a packet to look at.
+        """
+        history = self._zeroconf.zeroconf.question_history
+        age_max_ms = (
+            _HISTORY_MS if self._asked_at_ms is None else (now_ms - self._asked_at_ms) * _SERVES_SHARE
+        )
+        return history.suppresses(question, now_ms + _HISTORY_MS - age_max_ms, set(known))
 
     def _send(self, sending: Awaitable[object]) -> None:
         task = asyncio.ensure_future(sending)

@@ -12,7 +12,16 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, DNSPointer, DNSService, DNSText
+from zeroconf import (  # type: ignore[attr-defined]  # the records are there for use, but in no __all__
+    DNSAddress,
+    DNSIncoming,
+    DNSOutgoing,
+    DNSPointer,
+    DNSQuestion,
+    DNSService,
+    DNSText,
+    current_time_millis,
+)
 
 from brokerless.address import Address
 from brokerless.discovery import Beacon, Discovery, Hint
@@ -199,6 +208,41 @@ async def test_a_newcomer_asks_and_says_what_it_knows(stack: AsyncExitStack) -> 
     newcomer = await started(stack, key)
     assert await newcomer.heard() == elder.hint("tcp://127.0.0.1:4000")
     await outsider.until(lambda: name in outsider.known_answers)
+
+
+@pytest.mark.asyncio
+async def test_what_another_has_just_asked_is_not_asked_again(stack: AsyncExitStack) -> None:
+    node = await started(stack, generate_secret())
+    assert isinstance(node.discovery, ZeroconfDiscovery)
+    multicast = node.discovery._multicast
+    assert multicast is not None
+    assert multicast._service is not None
+    sent: list[DNSOutgoing] = []
+    multicast._zeroconf.zeroconf.async_send = sent.append  # what others ask is only told, below
+    history = multicast._zeroconf.zeroconf.question_history
+    question = DNSQuestion(SERVICE_TYPE, 12, 1)
+    ours = multicast._service.dns_pointer()
+    theirs = DNSPointer(SERVICE_TYPE, 12, 1, 1200, f"theirs.{SERVICE_TYPE}")
+
+    def asks(*, last_s: float, heard_s: float, known: set[DNSPointer]) -> bool:
+        """Whether it asks, who did so last that long ago, and heard another with these answers since."""
+        now = current_time_millis()
+        multicast._asked_at_ms = now - last_s * 1000
+        history.clear()
+        history.add_question_at_time(question, now - heard_s * 1000, known)
+        sent.clear()
+        assert multicast._query_timer is not None
+        multicast._query_timer.cancel()
+        multicast._ask()
+        assert multicast._asked_at_ms >= now  # either way it is the other's turn now
+        return bool(sent)
+
+    assert not asks(last_s=60, heard_s=20, known={ours})
+    assert not asks(last_s=60, heard_s=20, known=set())
+    assert asks(last_s=60, heard_s=20, known={ours, theirs})  # who was not answered, as the other knew it
+    assert asks(last_s=60, heard_s=31, known={ours})
+    assert asks(last_s=1, heard_s=1, known={ours})  # it was its own
+    assert not asks(last_s=1, heard_s=0.4, known={ours})
 
 
 @pytest.mark.asyncio
