@@ -109,19 +109,21 @@ class Direction:
 
     @disturbance.setter
     def disturbance(self, disturbance: Disturbance) -> None:
-        def change() -> None:
-            if disturbance.rate_bytes_s != self._disturbance.rate_bytes_s:
-                self._free_at = 0.0
-            self._disturbance = disturbance
-
-        self._change(change)
+        self._change(lambda: self._assign(disturbance))
 
     def set(self, **settings: Any) -> None:
         """Assign some settings at once, and leave the others as they are."""
         unknown = settings.keys() - set(SETTINGS)
         if unknown:
             raise ConfigError(f"{min(unknown)}: no such setting; there are {', '.join(SETTINGS)}")
-        self.disturbance = dataclasses.replace(self._disturbance, **settings)
+        Disturbance(**settings)  # refuses what cannot be, here
+        # Only where changes take turns is it known what the others are: threads may set some at once.
+        self._change(lambda: self._assign(dataclasses.replace(self._disturbance, **settings)))
+
+    def _assign(self, disturbance: Disturbance) -> None:
+        if disturbance.rate_bytes_s != self._disturbance.rate_bytes_s:
+            self._free_at = 0.0
+        self._disturbance = disturbance
 
     @property
     def way(self) -> str:
