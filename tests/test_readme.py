@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+COMMANDS = ROOT / "docs" / "commands.md"
 GUIDES = sorted((ROOT / "docs" / "guide").glob("*.md"))
 
 RUN_S = 60
@@ -100,7 +101,7 @@ def interpreter(environment: dict[str, str], pasted: str) -> subprocess.Popen[st
     return process
 
 
-@pytest.mark.parametrize("document", [README, *GUIDES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", [README, COMMANDS, *GUIDES], ids=lambda path: path.stem)
 def test_links_lead_somewhere(document: Path) -> None:
     for link in LINK.finditer(document.read_text()):
         target = (document.parent / link["file"]).resolve() if link["file"] else document

@@ -13,6 +13,16 @@ from dittobus import BusError
 from dittobus.cli import exits
 
 COMMANDS = {
+    "peers": "Show who is there.",
+    "listen": "Print the single messages that peers send.",
+    "send": "Send a single message to a peer.",
+    "cat": "Connect stdin and stdout to a peer by a stream, like netcat.",
+    "copy": "Copy files to a peer, checked by SHA-256.",
+    "top": "Watch peers, round trips, rates, streams and drops, live.",
+    "ping": "Measure round trips to a peer, by each way there is.",
+    "bench": "Measure throughput and latency between two hosts.",
+    "keygen": "Make a file with a new identity, or with a new secret.",
+    "ticket": "Print the ticket by which others reach a bus, or explain one.",
     "demo": "Show what the bus promises, with two peers in two processes.",
     "doctor": "Say why peers do not see each other, and what to do about it.",
     "version": "Print the version of DittoBus.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from dittobus import (
     AmbiguousPeer,
@@ -15,6 +14,7 @@ from dittobus import (
     StreamRejected,
     UnknownPeer,
 )
+from dittobus.cli.output import note
 
 OK = 0
 ERROR = 1
@@ -69,7 +69,7 @@ def line_of(error: BaseException) -> str:
 
 def complain(words: str, code: int = ERROR) -> int:
     """Say what went wrong, in one line on stderr; return the exit code."""
-    print(f"dittobus: {' '.join(words.split())}", file=sys.stderr, flush=True)
+    note(words)
     return code
 
 

@@ -7,26 +7,37 @@ everybody on a host can read command lines.
 from __future__ import annotations
 
 import inspect
+import socket
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - typer looks at it
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 
+from dittobus import DittoBusReliability as Reliability
 from dittobus._environment import environment, read_secret_file
+from dittobus.cli.output import note, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from dittobus.aio import Bus
 
 P = ParamSpec("P")
 Options = TypeVar("Options", bound="MeshOptions")
 
+NAME_BYTES_MAX = 64
+"""A longer one is no name of a peer."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PeerName = Annotated[
     str,
     typer.Argument(metavar="PEER", help="A name, an address, or the beginning of one.", show_default=False),
+]
+StreamName = Annotated[str, typer.Option("--stream", metavar="NAME", help="The name of the stream.")]
+ReliabilityName = Annotated[
+    Reliability, typer.Option("--reliability", help="What is promised of delivery.", case_sensitive=False)
 ]
 Timeout = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0.0, help="How long to wait for the other side.")
@@ -69,6 +80,7 @@ class MeshOptions:
         if self.trust:
             arguments.pop("secret", None)
         if self.secret_file is not None:
+            arguments.pop("trust", None)
             arguments["secret"] = read_secret_file(self.secret_file, "--secret-file")
         given = {
             "mesh": self.mesh,
@@ -95,11 +107,30 @@ class BusOptions(MeshOptions):
         given = {"name": self.name, "peers": self.peer}
         return super().arguments() | {name: value for name, value in given.items() if value}
 
-    def bus(self, **more: Any) -> Bus:
-        """Return a bus, not started, of these options. Raises ``ConfigError``."""
+    def bus(self, command: str, **more: Any) -> Bus:
+        """Return a bus of these options, not started, by default under a name that tells the command.
+
+        Raises ``ConfigError``.
+        """
+        return self._bus(**{"name": f"{command}@{_host_name()}"[:NAME_BYTES_MAX], **more})
+
+    def _bus(self, **more: Any) -> Bus:
         from dittobus.aio import Bus
 
         return Bus(**{**more, **self.arguments()})
+
+    @asynccontextmanager
+    async def listening(self, **more: Any) -> AsyncIterator[Bus]:
+        """Start a bus that others are to find, by default under the name of this host; say how on stderr."""
+        async with self._bus(name=_host_name(), **more) as bus:
+            given = self.arguments()
+            reach = "" if "secret" in given or "trust" in given else ", on this host only without a secret"
+            note(f"listening as {printable(bus.name)!r}{reach}; ticket {bus.ticket()}")
+            yield bus
+
+
+def _host_name() -> str:
+    return socket.gethostname()[:NAME_BYTES_MAX]
 
 
 def with_options(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dittobus import Peer
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -29,6 +32,11 @@ def print_line(line: str) -> None:
 def print_json(content: Any) -> None:
     """Print one JSON object on one line."""
     print_line(json.dumps(content))
+
+
+def note(line: str) -> None:
+    """Say something that is no result, on stderr, in one line."""
+    print(f"dittobus: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -80,7 +88,7 @@ def peer_object(peer: Peer) -> dict[str, Any]:
     return {
         "address": str(peer.address),
         "name": peer.name,
-        "metadata": text_or_hex(peer.metadata),
+        "metadata": text_or_base64(peer.metadata),
         "state": peer.state.value,
         "path": {"reliable": peer.path.reliable.value, "datagram": peer.path.datagram.value},
         "rtt_s": peer.rtt_s,
@@ -89,9 +97,18 @@ def peer_object(peer: Peer) -> dict[str, Any]:
     }
 
 
-def text_or_hex(data: bytes) -> dict[str, str]:
-    """Return bytes as JSON can carry them: as text if they are UTF-8, else as digits."""
+def text_or_base64(data: bytes) -> dict[str, str]:
+    """Return bytes as JSON can carry them: as text if they are UTF-8, else in base64."""
     try:
         return {"text": data.decode()}
     except UnicodeDecodeError:
-        return {"hex": data.hex()}
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table, its columns as wide as they must be."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (headings, *rows)
+    ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dittobus import AmbiguousPeer, ConfigError, DittoAddress, PeerRefused, PeerState, WaitTimeout
 from dittobus.cli import exits
 from dittobus.cli.output import label, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from dittobus import Peer
     from dittobus.aio import Bus
@@ -33,7 +33,7 @@ async def find_peer(bus: Bus, wanted: str, timeout: float) -> Peer:  # noqa: ASY
         try:
             address = _as_address(wanted)
             if address is not None:
-                return await bus.wait_for_peer(address, timeout)
+                return await refusals.or_refused(address, bus.wait_for_peer(address, timeout))
             await bus.wait_for_peer(lambda peer: bool(fitting((peer,), wanted)), timeout)
         except WaitTimeout:
             raise _not_found(wanted, timeout, refusals.of(wanted)) from None
@@ -106,6 +106,8 @@ class _Refusals(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._heard: list[PeerRefused] = []
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     def of(self, wanted: str) -> PeerRefused | None:
         """Return the refusal by whom ``wanted`` may mean: that has no name yet, so by anybody."""
@@ -114,8 +116,24 @@ class _Refusals(logging.Handler):
                 return refusal
         return None
 
+    async def or_refused(self, address: DittoAddress, meeting: Coroutine[Any, Any, Peer]) -> Peer:
+        """Return whom ``meeting`` waits for; raise ``WaitTimeout`` as soon as that peer refuses, too."""
+        met = asyncio.ensure_future(meeting)
+        try:
+            while not any(refusal.peer == address for refusal in self._heard):
+                news = asyncio.ensure_future(self._news.wait())
+                self._news.clear()
+                await asyncio.wait((met, news), return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+                if met.done():
+                    return met.result()
+            raise WaitTimeout
+        finally:
+            met.cancel()
+
     def emit(self, record: logging.LogRecord) -> None:
         self._heard += [error for error in record.args or () if isinstance(error, PeerRefused)]
+        self._loop.call_soon_threadsafe(self._news.set)  # the bus may have a thread of its own
 
     def __enter__(self) -> _Refusals:
         logging.getLogger("dittobus").addHandler(self)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import stat
 import threading
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dittobus.cli.exits import complain
@@ -17,51 +20,85 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+STDOUT = 1
+
+ENDINGS = ("SIGTERM", "SIGHUP")
+
+PATIENCE_S = 1.0
+"""Whoever interrupts once more after this does not want to wait for a proper end. Sooner it is the same
+interrupt, told to the process and to its group."""
+
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` in a loop. Ctrl-C, SIGTERM and a terminal that is closed cancel it."""
+    """Run ``work`` in a loop. Ctrl-C, SIGTERM, a closed terminal, and a stdout that nobody reads end it.
+
+    They cancel it, so that everything is let go of, and then raise ``KeyboardInterrupt`` or
+    ``BrokenPipeError``.
+    """
+    told: list[type[BaseException]] = []
     try:
         with said():
-            return asyncio.run(_until_told(work))
-    finally:
-        work.close()  # where not even the loop began
+            return asyncio.run(_until_told(work, told))
+    except asyncio.CancelledError:
+        if told:
+            raise told[0] from None
+        raise
 
 
-async def _until_told(work: Coroutine[Any, Any, T]) -> T:
+async def _until_told(work: Coroutine[Any, Any, T], told: list[type[BaseException]]) -> T:
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     assert task is not None
-    told = False
+    begun = 0.0
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if told:  # it does not end as it should
+        nonlocal begun
+        if not told:
+            told.append(KeyboardInterrupt)
+            begun = monotonic()
+            loop.call_soon_threadsafe(task.cancel)
+        elif monotonic() - begun > PATIENCE_S:
             raise KeyboardInterrupt
-        told = True
-        loop.call_soon_threadsafe(task.cancel)
 
-    with _endings_handled(end):
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if told:
-                raise KeyboardInterrupt from None
-            raise
+    def end_of_pipe() -> None:
+        loop.remove_reader(STDOUT)
+        told.append(BrokenPipeError)
+        task.cancel()
+
+    with _handled(("SIGINT", *ENDINGS), end), _reader_watched(loop, end_of_pipe):
+        return await work
+
+
+@contextmanager
+def _reader_watched(loop: asyncio.AbstractEventLoop, gone: Callable[[], None]) -> Iterator[None]:
+    """Call ``gone`` when nobody reads from the pipe that is stdout: who listens for long writes seldom."""
+    if not stat.S_ISFIFO(os.fstat(STDOUT).st_mode):  # a terminal could be read from
+        yield
+        return
+    try:
+        loop.add_reader(STDOUT, gone)  # all it tells is that the other end is gone
+    except NotImplementedError:  # on Windows
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_reader(STDOUT)
 
 
 @contextmanager
 def ended_like_interrupted() -> Iterator[None]:
     """Let SIGTERM, and a terminal that is closed, do what Ctrl-C does, so that everything is let go of."""
-    with _endings_handled(signal.default_int_handler):
+    with _handled(ENDINGS, signal.default_int_handler):
         yield
 
 
 @contextmanager
-def _endings_handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+def _handled(names: tuple[str, ...], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    endings = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    endings = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {ending: signal.getsignal(ending) for ending in endings}
     heeded = [ending for ending in endings if before[ending] is not signal.SIG_IGN]  # nohup has its reasons
     for ending in heeded:
@@ -94,3 +131,27 @@ def said() -> Iterator[None]:
     finally:
         logger.propagate = propagates
         logger.removeHandler(handler)
+
+
+async def together(*works: Coroutine[Any, Any, Any]) -> None:
+    """Run all of them to their ends; the first that raises ends the others, and its error is raised."""
+    await _until(lambda tasks: all(task.done() for task in tasks), *works)
+
+
+async def beside(work: Coroutine[Any, Any, Any], *others: Coroutine[Any, Any, Any]) -> None:
+    """Run ``work`` to its end, and the others until then; an error of any ends all, and is raised."""
+    await _until(lambda tasks: tasks[0].done(), work, *others)
+
+
+async def _until(enough: Callable[[list[asyncio.Task[Any]]], bool], *works: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        while not enough(tasks):
+            waiting = [task for task in tasks if not task.done()]
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

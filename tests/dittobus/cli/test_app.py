@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dittobus.cli import exits, main
 from dittobus.cli.app import COMMANDS
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "commands.md"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +84,11 @@ def test_each_command_explains_itself(capsys: pytest.CaptureFixture[str], comman
     out, err = capsys.readouterr()
     assert out.startswith(f"Usage: dittobus {command}")
     assert not err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_is_documented(command: str) -> None:
+    assert f"dittobus {command}" in DOCUMENT.read_text()
 
 
 def test_version_as_an_option(capsys: pytest.CaptureFixture[str]) -> None:

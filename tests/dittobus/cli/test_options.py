@@ -42,5 +42,5 @@ class TestArguments:
     def test_those_of_a_bus(self) -> None:
         options = BusOptions(name="ann", port=4000, interface=["127.0.0.1"])
         assert options.arguments() == {"name": "ann", "port": 4000, "interfaces": ["127.0.0.1"]}
-        assert options.bus().name == "ann"
-        assert BusOptions().bus(name="by default").name == "by default"
+        assert options.bus("cat").name == "ann"
+        assert BusOptions().bus("cat").name.startswith("cat@")

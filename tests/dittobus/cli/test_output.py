@@ -57,7 +57,7 @@ def test_peers() -> None:
     assert output.label(PEER) == "ann"
     assert output.label(Peer(PEER.address)) == "00000000"
     said = json.loads(json.dumps(output.peer_object(PEER)))
-    assert (said["address"], said["metadata"], said["state"]) == ("0" * 52, {"hex": "ff"}, "known")
+    assert (said["address"], said["metadata"], said["state"]) == ("0" * 52, {"base64": "/w=="}, "known")
 
 
 def test_what_is_closed_is_no_terminal() -> None:

@@ -1,0 +1,119 @@
+"""``dittobus listen``: the single messages that come."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dittobus import DittoBusReliability as Reliability
+from dittobus.cli import echo as echoing
+from dittobus.cli import exits
+from dittobus.cli.options import AsJson, BusOptions, command_app, with_options
+from dittobus.cli.output import printable, text_or_base64
+from dittobus.cli.running import beside, run
+from dittobus.cli.worker import Writer
+
+if TYPE_CHECKING:
+    from dittobus import DittoAddress
+    from dittobus import DittoBusMessage as Message
+    from dittobus.aio import Bus
+
+NAMES_MAX = 4_096
+"""As many as there are peers in a roster."""
+
+app = command_app()
+
+
+@app.command()
+@with_options(BusOptions)
+def listen(
+    options: BusOptions,
+    echo: Annotated[bool, typer.Option("--echo", help="Answer 'dittobus ping', too.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print the bytes of messages alone.")] = False,
+    count: Annotated[
+        int, typer.Option("--count", "-c", metavar="NUMBER", min=0, help="End after so many messages.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Print the single messages that peers send, until interrupted.
+
+    Each is printed on a line: who sent it, and its text, in which what is not printable is escaped.
+    """
+    if raw and as_json:
+        raise exits.Failed("--raw and --json: choose one", exits.USAGE)
+    return run(_listen(options, echo, raw, count, as_json))
+
+
+async def _listen(options: BusOptions, echo: bool, raw: bool, count: int, as_json: bool) -> int:
+    metadata = echoing.METADATA if echo else b""
+    async with options.listening(metadata=metadata) as bus:
+        if echo:
+            bus.on_stream(echoing.STREAM, echoing.answer)
+        names = Names()
+        refusing = () if echo else (_refuse_streams(bus),)  # beside a binding, other names are refused anyway
+        await beside(_print(bus, names, raw, count, as_json), names.follow(bus), *refusing)
+    return exits.OK
+
+
+class Names:
+    """What peers are, or were, called: of a message whose sender has left by now, too."""
+
+    def __init__(self) -> None:
+        self._names: dict[DittoAddress, str] = {}
+
+    async def follow(self, bus: Bus) -> None:
+        """Take note of names until cancelled."""
+        async for event in bus.peer_changes():
+            self._names.pop(event.peer.address, None)  # so that the latest are last
+            self._names[event.peer.address] = event.peer.name
+            if len(self._names) > NAMES_MAX:
+                del self._names[next(iter(self._names))]
+
+    def of(self, address: DittoAddress) -> str:
+        """Return the name of that peer, empty if there is none."""
+        return self._names.get(address, "")
+
+
+async def _print(bus: Bus, names: Names, raw: bool, count: int, as_json: bool) -> None:
+    writer = Writer()
+    printed = 0
+    try:
+        async for message in bus.messages():
+            if raw:
+                await writer.write(message.data)
+            else:
+                name = names.of(message.sender)
+                line = json.dumps(_object(name, message)) if as_json else _line(name, message)
+                await writer.write(f"{line}\n".encode(errors="backslashreplace"))
+            printed += 1
+            if printed == count:
+                return
+    finally:
+        writer.close()
+
+
+async def _refuse_streams(bus: Bus) -> None:
+    async for offer in bus.offers():
+        await offer.reject(reason="'dittobus listen' takes single messages only")
+
+
+def _line(name: str, message: Message) -> str:
+    try:
+        text = printable(message.data.decode())
+    except UnicodeDecodeError:
+        text = f"{len(message.data)} bytes: {message.data.hex()}"
+    how = "" if message.reliability is Reliability.RELIABLE else f" ({message.reliability.value})"
+    return f"{printable(name) or message.sender.short}{how}: {text}"
+
+
+def _object(name: str, message: Message) -> dict[str, object]:
+    return {
+        "sender": str(message.sender),
+        "name": name,
+        "reliability": message.reliability.value,
+        "channel": message.channel,
+        "bytes": len(message.data),
+        **text_or_base64(message.data),
+    }

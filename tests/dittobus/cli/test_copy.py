@@ -1,0 +1,124 @@
+"""``dittobus copy``: files, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dittobus.cli import exits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.dittobus.cli.processes import Commands, Running
+
+pytestmark = pytest.mark.timeout(90)
+
+BULK = random.Random(7).randbytes(3_000_000)
+
+
+@pytest.fixture(scope="module")
+def box(lasting: Commands) -> Running:
+    """Somebody who takes files."""
+    (lasting.directory / "box").mkdir()
+    return lasting.listen("copy", "--listen", "--to", lasting.directory / "box", "--name", "box", "--json")
+
+
+@pytest.fixture
+def taken(commands: Commands) -> Path:
+    """Where the files of the box are."""
+    return commands.directory / "box"
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> list[Path]:
+    """Files of several sizes."""
+    sizes = {"bulk": len(BULK), "empty": 0, "small with spaces": 3}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(BULK[:size])
+    return [tmp_path / name for name in sizes]
+
+
+def test_files_and_those_that_are_there(
+    commands: Commands, box: Running, taken: Path, sent: list[Path]
+) -> None:
+    done = commands.run("copy", *sent, "box:", "--json")
+    assert (done.code, done.err) == (exits.OK, "")
+    for path, said in zip(sent, done.objects, strict=True):
+        heard = box.object()
+        copied = taken / path.name
+        assert copied.read_bytes() == path.read_bytes()
+        assert heard["sha256"] == said["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert (heard["file"], heard["bytes"]) == (said["file"], said["bytes"])
+        assert copied.stat().st_mode == path.stat().st_mode
+    # Once more: they are there, and stay as they are; what is not is copied.
+    sent[0].write_bytes(b"something else")
+    (sent[0].parent / "new").touch()
+    done = commands.run("copy", sent[0], sent[0].parent / "new", "box:")
+    assert done.code == exits.REFUSED
+    assert "'bulk' is there already; --overwrite" in done.complaint
+    assert done.out.startswith("new to box: 0 B in ")
+    assert (taken / "bulk").read_bytes() == BULK
+    assert sorted(path.name for path in taken.iterdir()) == ["bulk", "empty", "new", "small with spaces"]
+
+
+def test_overwriting(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "file").write_text("old and longer")
+    (tmp_path / "file").write_text("new")
+    place = ("--to", tmp_path / "to", "--name", "over", "--overwrite", "--count", 1)
+    taker = commands.listen("copy", "--listen", *place)
+    assert commands.run("copy", tmp_path / "file", "over:").code == exits.OK
+    done = taker.end()
+    assert (done.code, done.err) == (exits.OK, "")
+    assert done.out.startswith("file from copy@")
+    assert [path.read_text() for path in (tmp_path / "to").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("killed", ["sender", "receiver"])
+def test_nothing_is_left_of_a_copy_that_ends_early(commands: Commands, tmp_path: Path, killed: str) -> None:
+    commands.limit(liveness_s=3.0)
+    (tmp_path / "to").mkdir()
+    taker = commands.listen("copy", "--listen", "--to", tmp_path / "to", "--name", killed)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)  # a hole, which takes no space, and longer than anybody waits
+    sender = commands.start("copy", tmp_path / "large", f"{killed}:")
+    while not any((tmp_path / "to").iterdir()):
+        assert sender.process.poll() is None
+    if killed == "sender":
+        sender.process.kill()
+        assert "was not heard for" in taker.line(taker.process.stderr)
+    else:
+        taker.process.terminate()
+        done = sender.end()
+        assert done.code == exits.ERROR
+        assert "stream reset" in done.complaint or "has left" in done.complaint
+    assert not list((tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "say what to copy"),
+        (("x:",), "say what to copy"),
+        (("/etc/passwd", "box"), "say what to copy"),
+        (("/nowhere", "box:"), "/nowhere: no such file"),
+        (("/etc", "box:"), "a directory can be packed"),
+        (("--listen", "x:"), "files come from others"),
+        (("--listen", "--to", "/nowhere"), "/nowhere: no directory"),
+    ],
+)
+def test_usage(commands: Commands, arguments: tuple[str, ...], said: str) -> None:
+    done = commands.run("copy", *arguments)
+    assert (done.code, done.out) == (exits.USAGE, "")
+    assert said in done.complaint
+
+
+def test_only_a_name_is_a_name(commands: Commands, box: Running, tmp_path: Path) -> None:
+    (tmp_path / "a:b").touch()
+    done = commands.run("copy", tmp_path / "a:b", "box:")
+    assert done.code == exits.REFUSED
+    assert "'a:b' is no name for a file here" in done.complaint

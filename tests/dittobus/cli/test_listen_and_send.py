@@ -1,0 +1,148 @@
+"""``dittobus listen`` and ``dittobus send``: single messages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dittobus.cli import exits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.dittobus.cli.processes import Commands, Running
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture(scope="module")
+def ear(lasting: Commands) -> Running:
+    """Somebody who prints JSON."""
+    return lasting.listen("listen", "--name", "ear", "--json")
+
+
+class TestSend:
+    def test_a_text(self, commands: Commands, ear: Running) -> None:
+        done = commands.run("send", "ear", "héllo")
+        assert (done.code, done.err) == (exits.OK, "")
+        assert done.out.startswith("acknowledged by ear (")
+        heard = ear.object()
+        assert heard.pop("name").startswith("send@")
+        assert len(heard.pop("sender")) == 52
+        assert heard == {"reliability": "reliable", "channel": 0, "bytes": 6, "text": "héllo"}
+
+    def test_what_comes_on_stdin(self, commands: Commands, ear: Running) -> None:
+        done = commands.run("send", "ear", "--channel", 7, "--json", data=b"\xff\x00")
+        [said] = done.objects
+        assert (said["outcome"], said["messages"], said["bytes"]) == ("acknowledged", 1, 2)
+        assert ear.ticket.removeprefix("dittobus://").startswith(said["peer"])
+        heard = ear.object()
+        assert (heard["base64"], heard["channel"]) == ("/wA=", 7)
+
+    def test_a_file_line_by_line(self, commands: Commands, ear: Running, tmp_path: Path) -> None:
+        (tmp_path / "lines").write_bytes(b"one\n\nthree")
+        done = commands.run("send", "ea", "--lines", "--file", tmp_path / "lines", "--name", "me")
+        assert done.code == exits.OK, done.err
+        assert "3 messages" in done.out
+        heard = [ear.object() for _ in range(3)]
+        assert [message["text"] for message in heard] == ["one", "", "three"]
+        assert {message["name"] for message in heard} == {"me"}
+
+    def test_what_may_be_lost_is_transmitted(self, commands: Commands, ear: Running) -> None:
+        done = commands.run("send", "ear", "soon", "--reliability", "sequenced", "--json")
+        assert done.objects[0]["outcome"] == "transmitted"
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "said"),
+        [
+            (("nobody", "x", "--timeout", "0.1"), exits.NOT_FOUND, "no peer 'nobody' within 0.1 s"),
+            (("ear", "x", "--lines"), exits.USAGE, "either TEXT"),
+            (("ear", "--file", "/nowhere"), exits.ERROR, "/nowhere: No such file"),
+            (("ear", "x", "--reliability", "perhaps"), exits.USAGE, "perhaps"),
+            (("ear", "x", "--secret-file", "/nowhere"), exits.USAGE, "cannot read /nowhere"),
+            (("ear", "x", "--peer", "dittobus://nonsense"), exits.USAGE, "ticket: expected"),
+        ],
+    )
+    def test_errors(self, commands: Commands, arguments: tuple[str, ...], code: int, said: str) -> None:
+        done = commands.run("send", *arguments)
+        assert (done.code, done.out) == (code, "")
+        assert said in done.complaint
+
+    def test_a_message_that_is_too_large(self, commands: Commands, ear: Running) -> None:
+        done = commands.run("send", "ear", "--reliability", "unreliable", data=bytes(65_537))
+        assert done.code == exits.USAGE
+        assert "65537 bytes are over the limit" in done.complaint
+
+    def test_a_wrong_secret_is_a_refusal(self, commands: Commands, ear: Running, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text("not that of the others")
+        address = ear.ticket.removeprefix("dittobus://").partition("@")[0]
+        place = ("--peer", ear.ticket, "--secret-file", tmp_path / "secret", "--timeout", "40")
+        done = commands.run("send", address, "x", *place)
+        assert done.code == exits.REFUSED
+        assert "refused" in done.err.splitlines()[-1]
+
+
+class TestListen:
+    def test_lines_hold_nothing_that_a_terminal_obeys(self, commands: Commands) -> None:
+        listener = commands.listen("listen", "--name", "lines", "--count", "2")
+        commands.run("send", "lines", "\x1b[31mred", "--name", "an\tn")
+        commands.run("send", "lines", data=b"\xff")
+        assert listener.end().lines[0] == r"an\tn: \x1b[31mred"
+        assert listener.process.returncode == exits.OK
+
+    def test_raw(self, commands: Commands) -> None:
+        listener = commands.listen("listen", "--name", "raw", "--raw", "-c", "2")
+        commands.run("send", "raw", "--lines", data=b"\xff\x00\nsecond")
+        assert listener.end().data == b"\xff\x00second"
+
+    def test_only_one_form(self, commands: Commands) -> None:
+        done = commands.run("listen", "--raw", "--json")
+        assert (done.code, "choose one" in done.complaint) == (exits.USAGE, True)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupt_is_silent(self, commands: Commands, number: signal.Signals) -> None:
+        listener = commands.listen("listen")
+        listener.process.send_signal(number)
+        done = listener.end()
+        assert (done.code, done.out, done.err) == (exits.INTERRUPTED, "", "")
+
+    def test_it_ends_when_nobody_reads(self, commands: Commands) -> None:
+        """At once, not only when the next message comes, of which there may be none."""
+        reader, writer = os.pipe()
+        listener = commands.start("listen", stdout=writer)
+        os.close(writer)
+        listener.until_listening()
+        os.close(reader)
+        done = listener.end()
+        assert (done.code, done.err) == (exits.BROKEN_PIPE, "")
+
+    def test_streams_are_refused(self, commands: Commands, ear: Running) -> None:
+        done = commands.run("cat", "ear")
+        assert done.code == exits.REFUSED
+        assert "takes single messages only" in done.complaint
+
+    def test_an_identity_that_is_in_use(self, commands: Commands, tmp_path: Path) -> None:
+        commands.listen("listen", "--identity", tmp_path / "identity")
+        done = commands.run("listen", "--identity", tmp_path / "identity")
+        assert done.code == exits.ERROR
+        assert "is in use" in done.complaint
+
+
+def test_it_goes_into_head(commands: Commands, ear: Running) -> None:
+    """A pipe that is closed early ends the command without a word."""
+    line = " ".join(commands.line("peers", "--watch"))
+    done = subprocess.run(
+        ["bash", "-c", f"{line} | head -1; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=commands.environment,
+        check=True,
+    )
+    first, code = done.stdout.splitlines()
+    assert " joined " in first
+    assert (int(code), done.stderr) == (exits.BROKEN_PIPE, "")
