@@ -84,8 +84,13 @@ async def send_file(
             size = os.fstat(file.fileno()).st_size
             metadata = json.dumps({"name": path.name, "size": size}).encode()
             stream = await bus.open_stream(peer, name=STREAM, metadata=metadata, timeout=timeout)
-            async with stream:
-                return await _send_content(stream, worker, file, path, size, on_progress)
+            try:
+                copied = await _send_content(stream, worker, file, path, size, on_progress)
+                await stream.close()
+            except BaseException:
+                stream.abort(BROKEN, "the other side was interrupted")
+                raise
+            return copied
     finally:
         worker.close()
 
@@ -140,7 +145,7 @@ async def receive_file(offer: Offer, directory: Path, overwrite: bool, on_progre
         except BaseException as error:
             if isinstance(error, Refusal):
                 stream.abort(error.code, str(error))
-            stream.abort()
+            stream.abort(BROKEN, "the other side was interrupted")
             raise
     finally:
         partial.close()
