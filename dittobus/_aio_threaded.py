@@ -28,7 +28,7 @@ from dittobus._transmitter import Transmitter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from brokerless import BusError, Event, Limits, Message, NodeConfig, Peer, StreamStats
+    from brokerless import Address, BusError, Event, Limits, Message, NodeConfig, Peer, StreamStats
     from brokerless import Stream as CoreStream
 
 T = TypeVar("T")
@@ -142,8 +142,11 @@ class ThreadedAioExchange(InOneProcess, AioExchange):
     def announce(self, name: str, metadata: bytes) -> None:
         self.call(super().announce, name, metadata)
 
-    def want_known(self) -> None:
-        self.post(super().want_known)
+    def _want_known(self, awaited: frozenset[Address] | None) -> None:
+        self.post(super()._want_known, awaited)
+
+    def _want(self, address: Address) -> None:
+        self.io.post(partial(super()._want, address))
 
     def _consume(self, message: Message) -> None:
         self.post(self.node.consume, message)

@@ -11,6 +11,7 @@ from brokerless import (
     BusClosed,
     DeliveryUnknown,
     MessageReceived,
+    PeerChanged,
     PeerState,
     SendDone,
     StreamAcknowledged,
@@ -110,11 +111,23 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
         self.node.metadata = metadata
 
     def want_known(self) -> None:
-        """Somebody waits for a peer: dial those that are only known, as they are in a large mesh."""
+        """Somebody waits for a peer: dial those it may be if they are only known, as in a large mesh."""
+        self._want_known(self.table.awaited())
+
+    def _want_known(self, awaited: frozenset[Address] | None) -> None:
         for peer in self.node.peers:
-            if peer.state is PeerState.KNOWN:
-                with contextlib.suppress(BusClosed):  # about to close: the wait is about to fail, too
-                    self.node.want(peer.address)
+            if peer.state is PeerState.KNOWN and (awaited is None or peer.address in awaited):
+                self._want(peer.address)
+
+    def _want(self, address: Address) -> None:
+        with contextlib.suppress(BusClosed):  # about to close: the wait is about to fail, too
+            self.node.want(address)
+
+    def _want_newly_known(self, event: PeerEvent) -> None:
+        if isinstance(event, PeerChanged) and event.peer.state is PeerState.KNOWN:
+            awaited = self.table.awaited()
+            if awaited is None or event.peer.address in awaited:
+                self._want(event.peer.address)
 
     def abandon(self, core: CoreStream) -> None:
         """Abort a stream that nobody has, or will have."""
@@ -156,6 +169,7 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
                 handler = self._handlers.get(type(event))
                 if handler is None:
                     self._peer_changed(event)  # type: ignore[arg-type]  # the three kinds that are left
+                    self._want_newly_known(event)  # type: ignore[arg-type]
                 else:
                     self._before_event()
                     handler(event)

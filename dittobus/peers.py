@@ -53,6 +53,7 @@ class PeerTable:
     def __init__(self) -> None:
         self.live: dict[Address, Peer] = {}
         self._waits: dict[asyncio.Future[Peer], Callable[[Peer], bool]] = {}
+        self._addresses: dict[asyncio.Future[Peer], Address] = {}  # of whom those wait that know it
         self._counts: dict[asyncio.Future[tuple[Peer, ...]], int] = {}
 
     def apply(self, event: PeerEvent) -> None:
@@ -77,7 +78,9 @@ class PeerTable:
         _try(future, matches, tuple(self.live.values()))
         if not future.done():
             self._waits[future] = matches
-            future.add_done_callback(lambda _: self._waits.pop(future, None))
+            if isinstance(target, Address):
+                self._addresses[future] = target
+            future.add_done_callback(self._forget)
             _expire(future, timeout, f"no peer {_describe(target)} within {timeout} s")
         return future
 
@@ -91,6 +94,16 @@ class PeerTable:
             future.add_done_callback(lambda _: self._counts.pop(future, None))
             _expire(future, timeout, f"fewer than {count} peers within {timeout} s")
         return future
+
+    def awaited(self) -> frozenset[Address] | None:
+        """Return the addresses that somebody waits for; None: it may be anybody's."""
+        if self._counts or len(self._addresses) < len(self._waits):
+            return None
+        return frozenset(self._addresses.values())
+
+    def _forget(self, future: asyncio.Future[Peer]) -> None:
+        self._waits.pop(future, None)
+        self._addresses.pop(future, None)
 
     def close(self, error: BusClosed) -> None:
         """Disappoint those who still wait."""

@@ -78,6 +78,31 @@ async def test_a_name_of_two_is_ambiguous() -> None:
 
 
 @pytest.mark.asyncio
+async def test_it_is_known_whom_somebody_waits_for() -> None:
+    table = PeerTable()
+    assert table.awaited() == frozenset()
+    first, second = (table.wait_for(peer(number).address, None) for number in (1, 2))
+    assert table.awaited() == {peer(1).address, peer(2).address}
+    for wait in (
+        lambda: table.wait_for("a", None),
+        lambda: table.wait_for(lambda _: False, None),
+        lambda: table.wait_for_count(1, None),
+    ):
+        other = wait()
+        assert table.awaited() is None
+        other.cancel()
+        await asyncio.sleep(0)  # a future's callbacks run in the next turn of the loop
+        assert table.awaited() == {peer(1).address, peer(2).address}
+    table.apply(PeerJoined(peer(1)))
+    await first
+    await asyncio.sleep(0)
+    assert table.awaited() == {peer(2).address}
+    second.cancel()
+    await asyncio.sleep(0)
+    assert table.awaited() == frozenset()
+
+
+@pytest.mark.asyncio
 async def test_waiting_in_vain() -> None:
     table = PeerTable()
     for waiting, match in (
