@@ -23,6 +23,9 @@ pytestmark = [
 
 LIVENESS_S = 1.0
 QUICK = {"liveness_s": LIVENESS_S}
+LATE_S = 1.0
+"""What a loss may take beyond the limit."""
+
 NOISE = 3
 """How many times longer a promise of time may take on a machine that does other things."""
 
@@ -79,6 +82,23 @@ async def test_a_peer_killed_in_mid_stream_is_lost_and_never_a_clean_end(tmp_pat
         assert (done["error"], done["cause"]) in [("DeliveryUnknown", "PeerLost"), ("PeerLost", None)]
         survivor.do("stats")
         assert (await survivor.says("stats"))["peers"] == 0
+
+
+async def test_a_peer_that_is_killed_is_lost_to_everybody_in_time_and_nobody_else_is(tmp_path: Path) -> None:
+    async with Processes(tmp_path, limits=QUICK) as processes:
+        nodes = [await processes.spawn() for _ in range(5)]
+        await asyncio.gather(*(node.begin(processes.config("node")) for node in nodes))
+        for node in nodes:
+            await node.until(lambda node=node: len(node.heard("joined")) == 4)
+        victim, *survivors = nodes
+        killed_at = time.monotonic()
+        await victim.end(signal.SIGKILL)
+        for survivor in survivors:
+            left = await survivor.says("left", peer=victim.address)
+            assert left["reason"] == "silent"
+            print(f"lost {left['at'] - killed_at:.3f} s after it was killed")
+            assert left["at"] - killed_at < LIVENESS_S + NOISE * LATE_S
+        assert [len(survivor.heard("left")) for survivor in survivors] == [1] * 4
 
 
 async def test_a_message_under_way_to_a_peer_that_is_killed_ends_as_unknown(tmp_path: Path) -> None:
