@@ -105,7 +105,8 @@ class NodeCore:
         self._links: dict[int, Link] = {}
         self._links_with: dict[Address, dict[int, Link]] = {}  # the same, by who is at the other end
         self._timers: Timers[Address | int] = Timers()  # of sessions by address, of links by number
-        self._touched: set[Address] = set()
+        self._expected: Timers[Address] = Timers()  # who may come back, and how long
+        self._touched: dict[Address, None] = {}  # in order, so that a run is repeated exactly
         self._sendable: dict[int, None] = {}  # an ordered set: who asked first goes first
         self._actions: list[Action] = []
         self._cut: set[int] = set()  # links that the actions cut
@@ -168,12 +169,13 @@ class NodeCore:
     def next_deadline(self) -> float | None:
         """Return when ``expire`` wants to be called, or None."""
         while self._touched:
-            address = self._touched.pop()
+            address, _ = self._touched.popitem()
             session = self.session(address)
             if session is not None:
                 self._timers.set_about(address, session.next_deadline(), DEADLINE_LATER_S)
         gossip_at = None if self._gossip is None else self._gossip.next_deadline()
-        deadlines = (self._timers.next_deadline(), self.roster.next_deadline(), gossip_at)
+        timers = (self._timers.next_deadline(), self._expected.next_deadline())
+        deadlines = (*timers, self.roster.next_deadline(), gossip_at)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def stats(self) -> NodeStats:
@@ -265,17 +267,25 @@ class NodeCore:
             peering.link_gone(link, now)
         if link.endpoint:
             self.roster.dial_failed(link.remote, link.endpoint, now)  # no effect on one that had succeeded
-        self._prune(link.remote)
+        self._prune(link.remote, now)
 
-    def _prune(self, address: Address) -> None:
-        """Forget who is neither heard of, nor linked, nor waited for: passers-by must not cost memory."""
+    def _prune(self, address: Address, now: float) -> None:
+        """Forget who is neither heard of, nor linked, nor waited for: passers-by must not cost memory.
+
+        Who was told of a session may have begun it, though its answer died with the link: it may come back.
+        """
         peering = self._peers.get(address)
         if peering is None or peering.links or peering.joined:
             return
-        if address not in self.roster and not self._is_awaited(address):
+        if address in self.roster or self._is_awaited(address):
+            return
+        if peering.session is None:
             del self._peers[address]
-            if peering.session is not None:  # which never got so far as to have more to end
-                peering.session.datagrams.session_ended()
+        elif now < peering.expected_until:
+            self._expected.set(address, peering.expected_until)
+        else:
+            del self._peers[address]
+            peering.session.datagrams.session_ended()  # it never got so far as to have more to end
 
     def link_message(self, link: int, data: bytes, now: float) -> None:
         """A ZeroMQ message came."""
@@ -412,7 +422,7 @@ class NodeCore:
         known = self.roster.learn(address, source, endpoints, boot, now, ours)
         peering = self._peers.get(address)
         if not known:
-            self._prune(address)
+            self._prune(address, now)
         elif peering is None:
             peering = self._peering(address)
             peering.is_dialled = self.roster.is_dialling(address)
@@ -428,7 +438,9 @@ class NodeCore:
                     self._link_expired(self._links[key], now)
             elif (peering := self._peers.get(key)) is not None:
                 peering.expire(now)
-                self._prune(key)
+                self._prune(key, now)
+        for address in self._expected.pop_due(now):
+            self._prune(address, now)
         if self._gossip is not None:
             self._gossip.expire(now)
         for address, endpoint in self.roster.plan(now):
@@ -613,7 +625,7 @@ class NodeCore:
         session = self.session(present.remote)
         if session is None or present.phase is not LinkPhase.READY:
             return None
-        self._touched.add(present.remote)  # something is in flight: the stuck-link deadline
+        self._touched[present.remote] = None  # something is in flight: the stuck-link deadline
         return session.next_packet(link, now)
 
     # What peerings ask of their host
@@ -655,7 +667,7 @@ class NodeCore:
 
     def touch(self, remote: Address) -> None:
         """The session's next deadline may have come nearer."""
-        self._touched.add(remote)
+        self._touched[remote] = None
         self._wake()
 
     def emit(self, event: Event) -> None:
@@ -728,7 +740,7 @@ class NodeCore:
         session = self.session(remote)
         self.roster.set_waiting(remote, session is not None)
         self.roster.disconnected(remote, now)
-        self._prune(remote)
+        self._prune(remote, now)
 
     def doubted(self, remote: Address, is_suspect: bool, now: float) -> None:
         """The peer has become suspect: try a second link; or it no longer is."""

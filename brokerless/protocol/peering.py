@@ -168,6 +168,8 @@ class Peering:
         self.loss: LossReason | None = None
         """Why it was lost, until it joins again; it is told of to nobody as long."""
         self.is_dialled = False
+        self.expected_until = 0.0
+        """So long a peer that was told of our session on a link may still mean it when that link has died."""
         self._host = host
         self._name = ""
         self._metadata = b""
@@ -210,6 +212,8 @@ class Peering:
         """Tell the peer on that link who we are and which session we mean."""
         session = self.session_for_use(now)
         link.told = session.their_nonce
+        limits = session.limits
+        self.expected_until = now + limits.handshake_timeout_s + limits.liveness_s
         info = session.info(self._host.name, self._host.metadata, self._host.tcp_places)
         self._host.say(link, wire.encode_packet(0, 0, (wire.encode_info(info),)))
 

@@ -834,9 +834,25 @@ def test_keys_are_not_kept_for_passers_by() -> None:
     node = Node(plane=plane)
     for number in range(10):
         remote = Remote(node, Address(number.to_bytes(32, "big"))).greet()
-        assert len(plane.readers) == 1
+        assert len(plane.readers) == number + 1
         node.core.link_closed(remote.link, "closed", node.now)
-        assert plane.readers == {}
+    node.wait(2 * T)
+    assert plane.readers == {}
+
+
+def test_a_session_that_a_peer_may_have_begun_outlives_the_link_it_was_told_on() -> None:
+    node = Node()
+    remote = Remote(node).greet()  # it found us, and hears of our session; its own word of it is lost
+    told = next(frame for frame in remote.heard() if isinstance(frame, wire.Info))
+    node.core.link_closed(remote.link, "closed", node.now)
+    node.wait(1.0)
+    back = Remote(node).greet()
+    assert next(frame for frame in back.heard() if isinstance(frame, wire.Info)).epoch == told.epoch
+    back.info(their_boot=told.boot, their_epoch=told.epoch)
+    assert len(node.of_type(PeerJoined)) == 1
+    node.core.link_closed(back.link, "closed", node.now)
+    node.wait(2 * T)
+    assert node.core._peers == {}
 
 
 @pytest.mark.parametrize("places", ["udp_places", "pull_places"])
