@@ -3,16 +3,18 @@
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
+MINUTES ?= 20
 BIN := $(VENV)/bin
 PROTOCOL_MODULES = $(filter-out __init__,$(basename $(notdir $(wildcard brokerless/protocol/*.py))))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-protocol test-shell soak check format bench clean
+.PHONY: help demo test test-protocol test-shell soak mutants check format bench clean
 
 help:
 	@echo "make demo    two peers in two processes: every promise shown once"
 	@echo "make test    all tests, and the coverage of the protocol"
-	@echo "make soak    the tests that can do more of the same, for hours"
+	@echo "make soak    simulated worlds for MINUTES=20, then the tests that can do more of the same, for hours"
+	@echo "make mutants faults planted one at a time: do the tests notice?"
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
 	@echo "make bench   rates and round trips beside plain pyzmq"
@@ -38,7 +40,11 @@ test-shell: $(VENV)/.installed-test
 
 # What is limited in time for the sake of every change goes on for much longer here.
 soak: $(VENV)/.installed-test
+	$(BIN)/python -m tests.simulate --minutes $(MINUTES)
 	DITTOBUS_SOAK=1 $(BIN)/pytest -m soak --timeout=7200 --durations=0
+
+mutants: $(VENV)/.installed-test
+	$(BIN)/python -m tests.mutants
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     from brokerless.address import Address
     from brokerless.protocol.actions import Push
     from brokerless.protocol.datagram import Cipher
-    from brokerless.testing.simulation import SimNetwork, SimNode
+    from brokerless.testing.sim_node import SimNode
+    from brokerless.testing.simulation import SimNetwork
 
 PULL_PORT = 2
+
+QUEUE_S_MAX = 0.1
+"""Where there is a rate, a datagram that would wait longer than this for its turn is lost, as in a router."""
 
 DATAGRAMS_PER_TURN, TURN_S = 64, 0.0005
 """How fast a node that was paused reads what its socket holds: as the real shell does."""
@@ -51,7 +56,10 @@ class SimDatagrams:
         self.random = random.Random(f"{network.seed} datagrams")  # leaves the links' own draws as they are
         self.tap: Callable[[SimNode, SimNode, bytes], None] | None = None
         self.places: dict[UdpPlace, SimNode] = {}
+        self.keys: dict[int, bytes] = {}
+        """All that were ever drawn, by index: for whoever wants to see what is within."""
         self._waiting: dict[SimNode, list[Callable[[], None]]] = {}
+        self._free_at: dict[tuple[SimNode, SimNode], float] = {}  # from, to: when the line is
 
     def plane(self, node: SimNode) -> DatagramPlane:
         """Return what a fresh core of that node sends its datagrams by."""
@@ -84,14 +92,31 @@ class SimDatagrams:
         if self.tap is not None:
             self.tap(sender, receiver, datagram)
         weather, draw = self.weather, self.random.random
+        conditions = self.network.conditions(sender, receiver)
         origin = self.place_of(sender)
-        for _ in range(2 if draw() < weather.duplication else 1):
-            if weather.is_udp_blocked or draw() < weather.loss:
+        copies = 2 if draw() < weather.duplication else 1
+        delays_s: list[float] = []
+        for _ in range(copies):
+            if weather.is_udp_blocked or draw() < max(weather.loss, conditions.loss):
                 continue
-            delay_s = self.network.latency_s * (1 + draw())
+            delay_s = conditions.latency_s * (1 + draw())
             if draw() < weather.reordering:
                 delay_s += weather.reordering_s * draw()
-            self._deliver(sender, receiver, delay_s, datagram, origin)
+            if conditions.bytes_per_s is not None:
+                delay_s += self._wait_s(sender, receiver, len(datagram) / conditions.bytes_per_s)
+            if delay_s < math.inf:
+                delays_s.append(delay_s)
+                self._deliver(sender, receiver, delay_s, datagram, origin)
+        if self.network.trace is not None:
+            self.network.trace.datagram(sender, receiver, datagram, delays_s)
+
+    def _wait_s(self, sender: SimNode, receiver: SimNode, takes_s: float) -> float:
+        """Return how long until the line has taken a datagram; infinite if it is lost in the queue before."""
+        free_at = max(self._free_at.get((sender, receiver), 0.0), self.network.now) + takes_s
+        if free_at > self.network.now + QUEUE_S_MAX:
+            return math.inf
+        self._free_at[sender, receiver] = free_at
+        return free_at - self.network.now
 
     def arrive_again(self, receiver: SimNode) -> None:
         """The node reads again."""
@@ -110,7 +135,10 @@ class SimDatagrams:
             return False
         if self.network.is_parted(sender, receiver) or not receiver.core.permits_push(sender.address):
             return False
-        self._deliver(sender, receiver, 2 * self.network.latency_s, sealed, None)
+        delay_s = 2 * self.network.conditions(sender, receiver).latency_s
+        self._deliver(sender, receiver, delay_s, sealed, None)
+        if self.network.trace is not None:
+            self.network.trace.datagram(sender, receiver, sealed, [delay_s])
         return True
 
     def _deliver(
@@ -153,7 +181,9 @@ class SimPort:
     def draw_key(self) -> tuple[int, bytes]:
         """Return an index and a key, of the seed."""
         draw = self._datagrams.random
-        return draw.getrandbits(64) | 1, draw.randbytes(DATAGRAM_KEY_BYTES)
+        index, key = draw.getrandbits(64) | 1, draw.randbytes(DATAGRAM_KEY_BYTES)
+        self._datagrams.keys[index] = key
+        return index, key
 
     def make_cipher(self, key: bytes) -> Cipher:
         """Return what seals and opens under that key."""

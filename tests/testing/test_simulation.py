@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from brokerless.model import MessageReceived, PeerJoined, PeerLeft, SendDone
-from brokerless.testing.simulation import LINK_BYTES_MAX, SimNetwork, SimNode
+from brokerless.testing.sim_link import LINK_BYTES_MAX
+from brokerless.testing.simulation import SimNetwork, SimNode
 
 MIB = 1024 * 1024
 
