@@ -286,7 +286,9 @@ class Datagrams:
         if index not in self._sealed_under:  # under one that was used before, the counter would start again
             self._sealed_under.add(index)
             self._sealer = Sealer(index, self._port.make_cipher(info.datagram_key))
-        self.pull_places = info.pull_places
+        if info.pull_places != self.pull_places:
+            self.pull_places = info.pull_places
+            self._paths.pull_moved(now)
         self._paths.learned(udp_places, has_pull=bool(info.pull_places), now=now)
         self._paths.established(now)
         self._host.touch()

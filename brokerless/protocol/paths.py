@@ -187,7 +187,7 @@ class Paths:
     """The paths to one peer, and which of them serves.
 
     Queries: ``path``, ``targets``, ``wants_push``, ``rtt_s``, ``next_deadline``.
-    Inputs: ``learned``, ``established``, ``sent``, ``heard``, ``answered``, ``expire``.
+    Inputs: ``learned``, ``pull_moved``, ``established``, ``sent``, ``heard``, ``answered``, ``expire``.
     Outputs: ``take_probes``; to be asked after any input.
     """
 
@@ -243,6 +243,12 @@ class Paths:
         self._udp = told + heard
         self._forget_some()
         self._has_pull = has_pull
+        self._decide(now)
+
+    def pull_moved(self, now: float) -> None:
+        """The peer takes PUSH elsewhere than before: what is known of that path is of no use any more."""
+        self._push = _Way(PUSH, told=True)
+        self._forget_probes()
         self._decide(now)
 
     def established(self, now: float) -> None:

@@ -533,6 +533,21 @@ def test_places_told_anew() -> None:
     assert [way.target for way in bench.paths._udp] == [AWAY, OTHER, HOME]
 
 
+def test_a_pull_that_has_moved_is_asked_like_a_new_one() -> None:
+    bench = Bench(works=(PUSH,))
+    bench.sending()
+    bench.run(1.0)
+    assert bench.paths.path is DatagramPath.PUSH
+    bench.works = set()
+    bench.run(5.0)  # given up: asked every two seconds
+    assert bench.targets() == ()
+    bench.works = {PUSH}
+    bench.paths.pull_moved(bench.now)
+    assert bench.targets() == (PUSH,)
+    bench.run(5.3)
+    assert bench.paths.path is DatagramPath.PUSH
+
+
 # Two ends
 
 
