@@ -16,20 +16,21 @@ pytestmark = pytest.mark.asyncio
 PORT = 4000
 
 
-@pytest.mark.parametrize("case", ["the other takes no calls", "udp is blocked"])
+@pytest.mark.parametrize("case", ["the other takes no calls", "all move at once, without udp"])
 async def test_a_change_of_address_is_survived(lab: Lab, case: str) -> None:
     """Streams go on with nothing lost or doubled; so does what may be lost, by UDP or, without it, by PUSH.
 
-    Where the other takes no calls it has to hear where we are now, and dial us. Where UDP is blocked each has
-    to hear where the other's PULL is.
+    Where the other takes no calls, it has to hear where we are now, and dial us. Where all move, nobody is
+    where anybody was, nor is its PULL.
     """
     host, other_host = await lab.hosts("moving", "staying")
-    if case == "udp is blocked":
+    all_move = case != "the other takes no calls"
+    if all_move:
         await host.send_no_datagrams(PORT)
         await other_host.send_no_datagrams(PORT)
     else:
         await other_host.take_no_calls(PORT)
-    path = "push" if case == "udp is blocked" else "udp"
+    path = "push" if all_move else "udp"
     moving, staying = await lab.nodes(host, other_host, port=PORT)
     await met(moving, staying)
     streams = [
@@ -39,6 +40,8 @@ async def test_a_change_of_address_is_survived(lab: Lab, case: str) -> None:
         one.do("talk", to=other.address)
         await path_becomes(one, other, path)
     await host.move("10.7.0.101", "fd07::101")
+    if all_move:
+        await other_host.move("10.7.0.102", "fd07::102")
     for one, other, _ in streams:
         await heard_again(one, other)
     for one, other, stream in streams:
@@ -47,3 +50,22 @@ async def test_a_change_of_address_is_survived(lab: Lab, case: str) -> None:
         assert not one.heard("left")
     moving.do("ticket")
     assert "10.7.0.101" in (await moving.says("ticket"))["ticket"]
+
+
+async def test_a_named_address_that_comes_back_serves_again(lab: Lab) -> None:
+    """Sockets that are bound to it wait for it; multicast is joined anew."""
+    host, other_host, third_host = await lab.hosts("named", "other", "third")
+    named = await lab.node(host, port=PORT, interfaces=["10.7.0.1"])
+    other = await lab.node(other_host)
+    await met(named, other)
+    stream = await flowing(named, other)
+    await host.move()
+    for node in (named, other):
+        await node.says("changed", state="suspect")
+    await host.move("10.7.0.1")
+    for node in (named, other):
+        await node.says_next("changed", state="alive")
+    await finished(named, other, stream)
+    assert not named.heard("left") + other.heard("left")
+    third = await lab.node(third_host, discovery=["zeroconf"])
+    await met(named, third)
