@@ -11,7 +11,10 @@ from tests.hosts.talk import finished, flowing, heard_again, met, path_becomes
 if TYPE_CHECKING:
     from tests.hosts.lab import Lab
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.timeout(60),
+]  # several processes start, one wait follows the other
 
 PORT = 4000
 

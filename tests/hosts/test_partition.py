@@ -13,7 +13,10 @@ from tests.hosts.talk import exchanged, finished, flowing, met
 if TYPE_CHECKING:
     from tests.hosts.lab import Lab
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.timeout(60),
+]  # several processes start, one wait follows the other
 
 SHORT_S = 2.0
 """A liveness limit that one can wait for."""
