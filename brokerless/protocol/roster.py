@@ -202,7 +202,7 @@ class Roster:
                 self.ignored += 1
                 return False
             entry = self._entries[address] = _Entry()
-        before = entry.tiers()
+        before, was_eligible = entry.tiers(), self._is_eligible(entry)
         restarted = bool(boot and boot != entry.boot)
         entry.boot = boot or entry.boot
         entry.sources[source] = tuple(endpoints)
@@ -212,7 +212,9 @@ class Roster:
             self.forget(address)
             return False
         self._weigh(entry, not entry.is_hearsay)
-        if restarted or entry.tiers() != before:
+        # That a better source says the same as hearsay did may be all that lacked.
+        is_news = restarted or entry.tiers() != before
+        if is_news or (self._is_eligible(entry) and not was_eligible):
             entry.failures = 0
             if entry.is_served:
                 pass
@@ -355,7 +357,7 @@ class Roster:
     def rest(self, address: Address, now: float) -> None:
         """The peer has left, or was at fault: leave it alone for the longest wait, unless it starts anew."""
         entry = self._entries.get(address)
-        if entry is not None:
+        if entry is not None and not entry.is_served:  # one link may be refused while another serves
             entry.untried = []
             self._schedule(address, entry, now + self._limits.redial_max_s)
 

@@ -646,6 +646,21 @@ def test_what_is_known_better_too_is_dialled_as_ever() -> None:
     assert roster.may_attempt(HIGHER)
 
 
+def test_what_hearsay_said_already_is_dialled_when_a_better_source_says_the_same() -> None:
+    roster = fresh()
+    assert roster.learn(HIGHER, GOSSIP, (TCP,), 0, NOW)
+    assert roster.next_deadline() is None
+    assert roster.learn(HIGHER, "ticket", (TCP,), 0, NOW)  # a ticket names no boot, so that is no news either
+    assert roster.plan(NOW) == [(HIGHER, TCP)]
+
+
+def test_who_has_a_link_is_not_dialled_after_a_rest() -> None:
+    roster = known()
+    roster.connected(HIGHER, NOW)
+    roster.rest(HIGHER, NOW)  # a second link was refused
+    assert roster.next_deadline() is None
+
+
 def test_hearsay_of_somebody_in_use_is_dialled_again_and_again() -> None:
     roster = fresh(eager_dials_max=1)
     for number in range(2):
