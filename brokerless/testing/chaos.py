@@ -104,6 +104,7 @@ class Chaos:
         self._leave()
 
     def __enter__(self) -> Self:
+        self._require_fresh()
         loop = asyncio.SelectorEventLoop()  # Windows' default has no add_reader
         self._thread = threading.Thread(target=loop.run_forever, name="chaos", daemon=True)
         self._thread.start()
@@ -134,8 +135,7 @@ class Chaos:
         loop.close()
 
     async def _enter(self) -> None:
-        if self._loop is not None:
-            raise UsageError("a Chaos is entered once; make a new one")
+        self._require_fresh()
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         try:
@@ -151,6 +151,10 @@ class Chaos:
             self._close()
             raise
         self._running = True
+
+    def _require_fresh(self) -> None:
+        if self._loop is not None:
+            raise UsageError("a Chaos is entered once; make a new one")
 
     def _open(self, family: socket.AddressFamily, links: Any, pull: Any, is_first: bool) -> None:
         """Open a front before that target; the second is passed the other way round."""

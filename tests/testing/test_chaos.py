@@ -180,6 +180,14 @@ def test_it_runs_only_within_its_context_and_once(target: Echo) -> None:
     assert chaos.clients == {}
 
 
+def test_entering_it_again_meanwhile_does_no_harm(chaos: Chaos, target: Echo) -> None:
+    with pytest.raises(UsageError, match="entered once"), chaos:
+        pass
+    client = target.client(chaos.port)
+    client.sendall(b"x")
+    assert read(target.accepted(), 1) == b"x"
+
+
 def test_leaving_resets_and_refuses(target: Echo) -> None:
     with Chaos(target.port) as chaos:
         client, served = target.client(chaos.port), target.accepted()
