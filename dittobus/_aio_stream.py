@@ -332,6 +332,16 @@ class Stream:
         if self._end_error is not None and not is_known:
             raise self._failure()
 
+    async def wait_closed(self) -> None:
+        """Wait until both directions have ended, however that comes about; when cancelled, nothing changes.
+
+        For who must know of the end although nobody receives: ``receive`` tells of it after what has come.
+        Raises what ended the stream, if that was not the normal end.
+        """
+        await asyncio.shield(self._ended)
+        if self._end_error is not None:
+            raise self._failure()
+
     def abort(self, code: int = 0, reason: str = "") -> None:
         """Drop everything now; the other side gets ``StreamReset`` with ``code`` and ``reason``."""
         checked_code(code)

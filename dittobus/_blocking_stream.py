@@ -226,6 +226,19 @@ class Stream:
         if not is_known and (error := self._end()) is not None:
             raise error
 
+    def wait_closed(self, timeout: float | None = None) -> None:
+        """Wait until both directions have ended, however that comes about.
+
+        For who must know of the end although nobody receives: ``receive`` tells of it after what has come.
+        Raises ``WaitTimeout``, or what ended the stream, if that was not the normal end.
+        """
+        checked_timeout(timeout)
+        self._exchange.check_process()
+        if not self._watch(lambda: self._ended, timeout):
+            raise WaitTimeout(f"the stream was not closed within {timeout} s", peer=self.peer)
+        if (error := self._end()) is not None:
+            raise error
+
     def abort(self, code: int = 0, reason: str = "") -> None:
         """Drop everything now; the other side gets ``StreamReset`` with ``code`` and ``reason``."""
         checked_code(code)

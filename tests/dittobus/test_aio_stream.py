@@ -435,6 +435,35 @@ async def test_a_lost_peer_ends_the_stream(ends: Ends, aio_pair: Pair) -> None:
         await ours.receive()
 
 
+async def test_the_end_is_told_at_once_to_who_waits_for_it_alone(ends: Ends) -> None:
+    ours, theirs = ends
+    await ours.send(b"not taken")
+    waiting = asyncio.create_task(theirs.wait_closed())
+    cancelled = asyncio.create_task(theirs.wait_closed())
+    await ours.wait_acknowledged()
+    cancelled.cancel()
+    assert not waiting.done()
+    ours.abort(7, "gone")
+    with pytest.raises(StreamReset, match="gone"):
+        await waiting
+    assert await theirs.receive() == b"not taken"
+    with pytest.raises(StreamReset, match="gone"):
+        await theirs.wait_closed()
+
+
+async def test_who_waits_for_the_normal_end_is_told_of_nothing_else(ends: Ends) -> None:
+    ours, theirs = ends
+    waiting = [asyncio.create_task(end.wait_closed()) for end in ends]
+    await ours.send(b"the last")
+    for end in ends:
+        await end.finish()
+    with pytest.raises(EndOfStream):
+        await ours.receive()
+    assert not any(task.done() for task in waiting)
+    assert await theirs.receive() == b"the last"
+    assert await asyncio.gather(*waiting) == [None, None]
+
+
 async def test_many_streams_at_once(aio_pair: Pair) -> None:
     near, far = aio_pair
 

@@ -485,6 +485,31 @@ def test_a_storm_of_interrupts_leaves_no_gap_in_what_is_sent(ends: Ends, threads
     assert all(received[number - 1] == data for number, data in numbers.items())
 
 
+def test_the_end_is_told_at_once_to_who_waits_for_it_alone(ends: Ends, threads: ThreadPoolExecutor) -> None:
+    ours, theirs = ends
+    ours.send(b"not taken")
+    ours.wait_acknowledged()
+    with pytest.raises(WaitTimeout, match="not closed within 0 s"):
+        theirs.wait_closed(timeout=0)
+    waiting = threads.submit(theirs.wait_closed)
+    ours.abort(7, "gone")
+    with pytest.raises(StreamReset, match="gone"):
+        waiting.result(WAIT_S)
+    assert theirs.receive() == b"not taken"
+
+
+def test_who_waits_for_the_normal_end_is_told_of_nothing_else(
+    ends: Ends, threads: ThreadPoolExecutor
+) -> None:
+    waiting = [threads.submit(end.wait_closed) for end in ends]
+    for end in ends:
+        end.finish()
+    for end in ends:
+        with pytest.raises(EndOfStream):
+            end.receive()
+    assert [future.result(WAIT_S) for future in waiting] == [None, None]
+
+
 def test_many_streams_at_once(pair: Pair, threads: ThreadPoolExecutor) -> None:
     near, far = pair
 
