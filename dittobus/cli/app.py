@@ -25,6 +25,7 @@ COMMANDS = {
     "ticket": "Print the ticket by which others reach a bus, or explain one.",
     "demo": "Show what the bus promises, with two peers in two processes.",
     "doctor": "Say why peers do not see each other, and what to do about it.",
+    "tunnel": "Reach ports and Unix sockets of a peer as if they were here.",
     "version": "Print the version of DittoBus.",
 }
 """Name and purpose of each; ``dittobus.cli.commands`` has a module for it, with a typer ``app``."""
