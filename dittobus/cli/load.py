@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 STREAM = "dittobus.bench"
 
+MODES = ("echo", "sink", "source", "report")
+
 SECONDS_MAX = 3_600.0
 """Nobody makes a server send for longer than this."""
 
@@ -135,6 +137,8 @@ class Server:
         try:
             asked: Any = json.loads(offer.metadata) if offer.name == STREAM else None
             mode, number = asked["mode"], int(asked["number"])
+            if mode not in MODES:
+                raise ValueError("there is no such mode")
             load = Load(**asked["load"]).check() if mode == "source" else None
         except (ValueError, TypeError, KeyError):
             await offer.reject(reason="'dittobus bench --listen' takes what 'dittobus bench' asks for only")

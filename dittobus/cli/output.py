@@ -36,7 +36,7 @@ def print_json(content: Any) -> None:
 
 def note(line: str) -> None:
     """Say something that is no result, on stderr, in one line."""
-    print(f"dittobus: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    print(f"dittobus: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:

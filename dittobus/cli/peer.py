@@ -29,6 +29,8 @@ async def find_peer(bus: Bus, wanted: str, timeout: float) -> Peer:  # noqa: ASY
     Raises ``AmbiguousPeer``, which names the candidates, and ``Failed`` with the code for a peer that was not
     found, or for one that refused.
     """
+    if not wanted:
+        raise ConfigError("PEER: expected a name, an address, or the beginning of one, got nothing")
     with _Refusals() as refusals:
         try:
             address = _as_address(wanted)
@@ -100,11 +102,11 @@ def _listed(peers: Sequence[Peer]) -> str:
     return ", ".join(named[:NAMED_MAX]) + (f" and {rest} more" if rest > 0 else "")
 
 
-class _Refusals(logging.Handler):
-    """The refusals that the library warns of meanwhile."""
+class _Refusals(logging.Filter):
+    """The refusals that the library would warn of meanwhile: the error in which this ends says the same."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._heard: list[PeerRefused] = []
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -131,13 +133,15 @@ class _Refusals(logging.Handler):
         finally:
             met.cancel()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._heard += [error for error in record.args or () if isinstance(error, PeerRefused)]
+    def filter(self, record: logging.LogRecord) -> bool:
+        refusals = [error for error in record.args or () if isinstance(error, PeerRefused)]
+        self._heard += refusals
         self._loop.call_soon_threadsafe(self._news.set)  # the bus may have a thread of its own
+        return not refusals
 
     def __enter__(self) -> _Refusals:
-        logging.getLogger("dittobus").addHandler(self)
+        logging.getLogger("dittobus").addFilter(self)
         return self
 
     def __exit__(self, *how: object) -> None:
-        logging.getLogger("dittobus").removeHandler(self)
+        logging.getLogger("dittobus").removeFilter(self)

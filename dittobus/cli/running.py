@@ -77,7 +77,7 @@ def _reader_watched(loop: asyncio.AbstractEventLoop, gone: Callable[[], None]) -
         return
     try:
         loop.add_reader(STDOUT, gone)  # all it tells is that the other end is gone
-    except NotImplementedError:  # on Windows
+    except (NotImplementedError, OSError):  # this loop, or this system, cannot tell
         yield
         return
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path  # noqa: TC003 - typer looks at it
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -24,12 +25,14 @@ from dittobus.cli.options import (
 from dittobus.cli.output import label, print_json, print_line, seconds, size
 from dittobus.cli.peer import find_peer
 from dittobus.cli.running import run
+from dittobus.cli.worker import read_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
+    from collections.abc import AsyncIterator
 
     from dittobus import Peer
+
+STDIN = 0
 
 app = command_app()
 
@@ -56,26 +59,26 @@ def send(
     """
     if text is not None and (file is not None or lines):
         raise exits.Failed("the message is either TEXT, or in a file or stdin", exits.USAGE)
-    with file.open("rb") if file is not None else _stdin() as source:
-        messages = iter([os.fsencode(text)]) if text is not None else _messages(source, lines)
+    with ExitStack() as stack:
+        source = STDIN if file is None else stack.enter_context(file.open("rb", buffering=0)).fileno()
+        messages = _text(text) if text is not None else _lines(source) if lines else _whole(source)
         return run(_send(options, wanted, messages, reliability, channel, timeout, as_json))
 
 
 async def _send(
     options: BusOptions,
     wanted: str,
-    messages: Iterator[bytes],
+    messages: AsyncIterator[bytes],
     reliability: Reliability,
     channel: int,
     timeout: float,  # noqa: ASYNC109 - it is told to the bus
     as_json: bool,
 ) -> int:
     count = total = 0
-    # The network has a thread of its own, since reading may block.
-    async with options.bus("send", io_thread=True) as bus:
+    async with options.bus("send") as bus:
         peer = await find_peer(bus, wanted, timeout)
         begun = perf_counter()
-        for message in messages:
+        async for message in messages:
             await bus.send(message, peer, reliability, channel=channel, timeout=timeout)
             count, total = count + 1, total + len(message)
         took_s = perf_counter() - begun
@@ -95,18 +98,36 @@ def _sentence(peer: Peer, done: str, count: int, total: int, took_s: float) -> s
     return f"{done} {by} {label(peer)} ({peer.address.short}): {what} in {seconds(took_s)}"
 
 
-def _stdin() -> BinaryIO:
-    return open(0, "rb", closefd=False)
+async def _text(text: str) -> AsyncIterator[bytes]:
+    yield os.fsencode(text)  # as it was on the command line, whatever that is
 
 
-def _messages(source: BinaryIO, lines: bool) -> Iterator[bytes]:
-    """Iterate over what is to be sent, as it can be read."""
-    if lines:
-        yield from (line.removesuffix(b"\n") for line in source)
-        return
+async def _whole(source: int) -> AsyncIterator[bytes]:
+    """Give everything as one message."""
+    message = bytearray()
+    async for chunk in read_chunks(source):
+        message += chunk
+        _check(message)
+    yield bytes(message)
+
+
+async def _lines(source: int) -> AsyncIterator[bytes]:
+    """Give each line, as soon as it is there."""
+    begun = bytearray()
+    async for chunk in read_chunks(source):
+        first, *rest = chunk.split(b"\n")
+        for following in rest:
+            yield bytes(begun + first)
+            begun.clear()
+            first = following
+        begun += first
+        _check(begun)
+    if begun:
+        yield bytes(begun)
+
+
+def _check(message: bytearray) -> None:
     limit = Limits().message_bytes_max
-    message = source.read(limit + 1)
     if len(message) > limit:
         hint = "send it with 'dittobus copy' or 'dittobus cat'"
         raise exits.Failed(f"more than {limit} bytes are too many for one message; {hint}", exits.USAGE)
-    yield message
