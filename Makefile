@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PROTOCOL_MODULES = $(filter-out __init__,$(basename $(notdir $(wildcard brokerless/protocol/*.py))))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-protocol test-shell soak mutants check format bench clean
+.PHONY: help demo test test-protocol test-shell soak mutants check format bench scale clean
 
 help:
 	@echo "make demo    two peers in two processes: every promise shown once"
@@ -18,6 +18,7 @@ help:
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
 	@echo "make bench   rates and round trips beside plain pyzmq"
+	@echo "make scale   fifty processes: how soon they meet, what they cost, how soon one is missed"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.installed
@@ -60,6 +61,10 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/stream_rate.py
 	$(BIN)/python benchmarks/latency.py
+
+# Fails when a bar is missed. The machine must have nothing else to do.
+scale: $(VENV)/.installed
+	$(BIN)/python benchmarks/scale.py
 
 clean:
 	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist build
