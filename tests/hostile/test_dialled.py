@@ -9,7 +9,7 @@ import pytest
 
 from brokerless import Address, Hint, PeerRefused, Reliability, SendDone, VersionMismatch
 from tests.hostile.raw import MAGIC, Impostor, Keys, hello, info, proof
-from tests.hostile.siege import HASTE_S, Siege, siege
+from tests.hostile.siege import HASTE, Siege, siege
 from tests.witness import Log
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio
 
-QUICK = {"handshake_timeout_s": HASTE_S, "redial_min_s": 0.02, "redial_max_s": 0.05}
+QUICK = {**HASTE, "redial_min_s": 0.02, "redial_max_s": 0.05}
 """So that the same happens again and again within a test."""
 
 OTHER_KEY = bytes(range(32))

@@ -43,7 +43,7 @@ from tests.hostile.raw import (
     packet,
     parse,
 )
-from tests.hostile.siege import Siege, siege
+from tests.hostile.siege import HASTE, Siege, siege
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -245,7 +245,7 @@ async def test_a_session_that_is_over_is_not_resumed(tmp_path: Path) -> None:
 async def test_one_nonce_of_two_resumes_nothing(tmp_path: Path, theirs: tuple[int, int, int]) -> None:
     """Ours is right, but the victim's is of another session: it waits for better, and hears nothing else."""
     boot, _, epoch = theirs
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         intruder = attack.intruder()
         await intruder.join(attack.key)
         await attack.victim.event(PeerJoined, lambda event: event.peer.name == "strange-name")
@@ -289,7 +289,7 @@ async def test_a_new_nonce_of_ours_and_the_victims_present_one_begin_anew(tmp_pa
 
 
 async def test_a_friends_nonces_are_worth_nothing_under_another_key(tmp_path: Path) -> None:
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         core: Any = attack.friend.node._core
         session = core.session(attack.victim.address)
         intruder = attack.intruder()
@@ -302,7 +302,7 @@ async def test_a_friends_nonces_are_worth_nothing_under_another_key(tmp_path: Pa
 
 
 async def test_hello_and_then_silence_is_hung_up_on_in_time(tmp_path: Path) -> None:
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         intruder = attack.intruder()
         await intruder.greet(attack.key)
         await intruder.hung_up()
@@ -310,7 +310,7 @@ async def test_hello_and_then_silence_is_hung_up_on_in_time(tmp_path: Path) -> N
 
 
 async def test_packets_before_info_are_nobodys(tmp_path: Path) -> None:
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         intruder = attack.intruder()
         await intruder.greet(attack.key)
         await intruder.say_numbered(data(0, 1, b"too early"))

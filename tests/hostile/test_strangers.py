@@ -27,7 +27,7 @@ from tests.hostile.raw import (
     packet,
     proof,
 )
-from tests.hostile.siege import Siege, round_trip, siege
+from tests.hostile.siege import HASTE, Siege, round_trip, siege
 from tests.witness import Log
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ async def test_a_hundred_wrong_proofs_at_once_lock_nobody_out(tmp_path: Path) ->
 
 
 async def test_silence_after_curve_is_hung_up_on_in_time(tmp_path: Path) -> None:
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         intruder = attack.intruder()
         await intruder.connected()
         await intruder.hung_up()
@@ -204,7 +204,7 @@ async def test_a_message_without_end_is_cut_off_before_the_time_is_up(tmp_path: 
 
 
 async def test_a_message_without_end_is_cut_off_when_the_time_is_up(tmp_path: Path) -> None:
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         async with await attack.client() as client:
             hung_up = asyncio.create_task(client.hung_up())
             while not hung_up.done():
@@ -242,7 +242,7 @@ async def test_who_says_in_his_metadata_that_he_is_another_is_still_himself(tmp_
 
 
 async def test_who_takes_anothers_routing_id_gets_nothing_of_him(tmp_path: Path) -> None:
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         routing_id = fresh_routing_id()
         member = attack.intruder(routing_id=routing_id)
         await member.join(attack.key, name="member")
@@ -296,7 +296,7 @@ async def test_the_same_key_with_a_wrong_proof_leaves_its_owners_link_alone(tmp_
     ],
 )
 async def test_who_does_not_complete_curve_is_hung_up_on_in_time(tmp_path: Path, said: bytes) -> None:
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         async with await CurveClient.connect(attack.port) as client:
             client.write(said)
             await client.hung_up()
@@ -337,7 +337,7 @@ async def test_a_nonce_used_twice_is_hung_up_on(tmp_path: Path) -> None:
 
 
 async def test_a_part_that_promises_more_and_then_silence_is_hung_up_on(tmp_path: Path) -> None:
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         ours = key_pair()
         async with await attack.client(ours) as client:
             client.send(hello(proof(attack.key, b"D", ours[0], attack.address)), MORE)
@@ -353,7 +353,7 @@ async def test_a_port_scan_disturbs_nobody(tmp_path: Path) -> None:
 
 
 async def test_idle_connections_in_hundreds_are_hung_up_on_and_disturb_nobody(tmp_path: Path) -> None:
-    async with siege(tmp_path) as attack:
+    async with siege(tmp_path, limits=HASTE) as attack:
         idle = [await CurveClient.connect(attack.port) for _ in range(300)]
         await attack.welcomes("meanwhile")
         for client in idle:

@@ -53,9 +53,9 @@ class Process:
             if said["event"] == event and all(said[key] == value for key, value in details.items())
         ]
 
-    async def until(self, condition: Callable[[], Any]) -> Any:
+    async def until(self, condition: Callable[[], Any], soon_s: float = SOON_S) -> Any:
         """Read until the condition gives something true."""
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(soon_s):
             while not (value := condition()):
                 await self._read()
         return value

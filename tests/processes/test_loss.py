@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes.processes import Process, Processes
+from tests.processes.processes import SOON_S, Process, Processes
 from tests.soak import amount, only_in_soak
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ async def stands_still(
         done = await other.says("done", id=sent["id"])
         assert (done["error"], done["cause"]) == ("DeliveryUnknown", "PeerLost")
         # It tells nobody lost by its own judgement: it learns that it was given up, and joins anew.
-        ended = await sleeper.says("ended", stream=stream)
+        [ended] = await sleeper.until(lambda: sleeper.heard("ended", stream=stream), SOON_S + seconds)
         assert (ended["error"], ended["reason"]) == ("PeerLost", "expelled")
         assert (await sleeper.says("left"))["reason"] == "expelled"
         rejoined = await sleeper.until(lambda: sleeper.heard("joined")[1:])
