@@ -58,7 +58,13 @@ def check_rest(node: SimNode) -> None:
         assert session._granted is None
         assert not session._held
         assert session.datagrams._reassembly.byte_count == 0
-        assert session.singles._window.consumed == session.singles._window.arrived, "credit was not returned"
+        window = session.singles._window
+        assert window.consumed == window.arrived, "something was not consumed"
+        assert 2 * (window.limit - window.consumed) > window.window, "credit was not returned"
+        theirs = node.network.nodes[session.remote].core.session(node.address)
+        if theirs is not None:
+            credit = theirs.singles._credit
+            assert (credit.limit, credit.used) == (window.limit, window.arrived), "credit was lost"
 
 
 def _check_session(session: Session) -> None:

@@ -88,8 +88,7 @@ RECEIPTS = (
         "return None if frame is None else (frame, out.sent_sequence)",
         "return None if frame is None else (frame, out.last_sequence)",
         "tests/protocol/test_session.py",
-        "tests/protocol/test_stream.py",
-        SIMULATOR,
+        simulated=True,
     ),
     _core(
         "tell receipts before acceptance",
@@ -102,8 +101,7 @@ RECEIPTS = (
         "session",
         "            packet = wire.encode_packet(0, self.received, state.urgent)",
         "            packet = wire.encode_packet(0, self.received + len(self._held), state.urgent)",
-        "tests/protocol/test_session.py",
-        SIMULATOR,
+        simulated=True,
     ),
     _core(
         "take a message that was never delivered for acknowledged",
@@ -190,8 +188,6 @@ STREAMS = (
         "stream",
         "        if out.queued_cost:\n            sent",
         "        if out.queued_cost and self._sending not in _FINISH_DUE:\n            sent",
-        "tests/protocol/test_stream.py",
-        SIMULATOR,
         simulated=True,
     ),
     _core(

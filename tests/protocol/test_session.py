@@ -374,6 +374,21 @@ def test_a_ping_on_a_link_that_is_gone_is_not_answered_elsewhere() -> None:
     assert talk.write(talk.near, 2) == []
 
 
+def test_a_message_that_has_left_in_part_is_not_acknowledged() -> None:
+    talk = Talk(Limits(stream_window_initial_bytes=1024 * 1024))
+    ours, _ = talk.opened()
+    ours.send(bytes(150_000))
+    assert len(talk.write(talk.near, 1)) == 3
+    for _ in range(2):
+        talk.read(talk.far, 1, count=1)
+        talk.write(talk.far, 1)
+        talk.read(talk.near, 1)
+    assert talk.near.session.flight.byte_count < 65_536
+    assert talk.near.of_type(StreamAcknowledged) == []
+    talk.pump()
+    assert [event.sequence for event in talk.near.of_type(StreamAcknowledged)] == [1]
+
+
 def test_receipts_of_streams_that_are_over_are_let_go() -> None:
     talk = Talk()
     ours, _ = talk.opened()
@@ -1078,7 +1093,7 @@ def test_after_a_stall_nothing_is_delivered_before_the_peer_has_answered() -> No
     assert talk.far.session.next_deadline() == 130.0
     assert talk.write(talk.far, 1) == []  # nothing is acknowledged either
     talk.far.session.expire(130.0)
-    talk.write(talk.far, 1)
+    assert [asked.acknowledged for asked in talk.write(talk.far, 1)] == [talk.far.session.received]
     talk.read(talk.near, 1)
     talk.write(talk.near, 1)
     talk.read(talk.far, 1)
