@@ -63,7 +63,7 @@ class Exposure:
             await self._refuse(offer, Refusal.NOT_UNDERSTOOD, str(error))
             return
         if target not in self._targets:
-            await self._refuse(offer, Refusal.NOT_EXPOSED, f"{target} is not exposed here")
+            await self._refuse(offer, Refusal.NOT_EXPOSED, f"{target} is not exposed")
             return
         await self._serve(offer, Way(offer.peer.short, target))
 
@@ -72,7 +72,8 @@ class Exposure:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connection = await self._connect(way)
         except (OSError, UnicodeError) as error:  # the latter is of a host that cannot be one
-            await self._refuse(offer, Refusal.UNREACHABLE, f"{way.target} cannot be reached: {_why(error)}")
+            why = said_by_system(error) or f"no answer within {CONNECT_TIMEOUT_S:g} s"
+            await self._refuse(offer, Refusal.UNREACHABLE, f"{way.target} cannot be reached: {why}")
             return
         try:
             stream = await offer.accept()
@@ -103,10 +104,8 @@ class Exposure:
         await offer.reject(code, reason)
 
 
-def _why(error: Exception) -> str:
+def said_by_system(error: Exception) -> str:
     """Return what the system says, without its number, and without what asyncio makes of it."""
-    if isinstance(error, TimeoutError) and not error.args:
-        return f"no answer within {CONNECT_TIMEOUT_S:g} s"
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
     return (isinstance(error, OSError) and error.strerror) or str(error)

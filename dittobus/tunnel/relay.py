@@ -91,7 +91,7 @@ class Relay(asyncio.BufferedProtocol):
     def reset(self) -> None:
         """Break the socket off; on a Unix socket, that cannot be told from an end."""
         if not self._lost.done():
-            if self._sock.family != getattr(socket, "AF_UNIX", None):
+            if self._is_tcp:
                 with contextlib.suppress(OSError):  # it is gone already
                     self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._transport.abort()
@@ -101,6 +101,10 @@ class Relay(asyncio.BufferedProtocol):
         """Who is at the other end of the socket, where that has a name."""
         where = self._transport.get_extra_info("peername")
         return f"{where[0]}:{where[1]}" if isinstance(where, tuple) else "a Unix socket"
+
+    @property
+    def _is_tcp(self) -> bool:
+        return self._sock.family in (socket.AF_INET, socket.AF_INET6)
 
     # From the socket to the stream
 
@@ -167,6 +171,8 @@ class Relay(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._sock = transport.get_extra_info("socket")
+        if self._is_tcp:  # who connected may vanish without a word
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._desk.hangups.watch(self._sock, self._was_reset)
         transport.pause_reading()  # until there is a stream
         transport.set_write_buffer_limits(high=0)  # whatever the system does not take is one message too many

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = command_app()
 
-FIND_TIMEOUT_S = 5.0
+FIND_TIMEOUT_S = 10.0
 """For a peer that is not there when somebody connects: it may be about to come back."""
 
 REPEATED_AFTER_S = 60.0
@@ -140,11 +140,12 @@ async def _listen(
 
 
 async def _start(stack: contextlib.AsyncExitStack, forward: Forward) -> None:
+    from dittobus.tunnel.exposure import said_by_system
+
     try:
         await stack.enter_async_context(forward)
     except OSError as error:
-        why = exits.line_of(error)
-        raise exits.Failed(f"cannot listen on {forward.place}: {why}; choose another, or 0 for any") from None
+        raise exits.Failed(f"cannot listen on {forward.place}: {said_by_system(error)}") from None
 
 
 def _ended(bus: Bus) -> int:
@@ -233,10 +234,14 @@ def _as_object(notice: Notice) -> dict[str, Any]:
 
 def _trouble(notice: Notice) -> str:
     """Return what people are told of; that connections begin, end and are reset is no trouble."""
-    from dittobus import PeerLost
-    from dittobus.tunnel import Dropped, Ended, Failed, Refused
+    from dittobus import PeerLost, StreamRejected
+    from dittobus.tunnel import Dropped, Ended, Failed, Refusal, Refused
 
     match notice:
+        case Failed(way, StreamRejected(code=Refusal.NOT_EXPOSED)):
+            return f"the peer does not expose {way.target}: name it there, after 'dittobus tunnel expose'"
+        case Failed(_, StreamRejected() as error):
+            return f"the peer says: {_why(error)}"
         case Failed(way, error):
             return f"no connection to {way.target}: {_why(error)}"
         case Ended(way, PeerLost() as error):

@@ -65,7 +65,7 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str], mesh: list[str], kind
             taken.listen()
         port = taken.getsockname()[1]
         assert main(["tunnel", "-L", f"{port}:web:127.0.0.1:80{suffix}", *mesh]) == exits.ERROR
-    assert_one_line(capsys, f"cannot listen on 127.0.0.1:{port}{suffix}: ")
+    assert_one_line(capsys, f"cannot listen on 127.0.0.1:{port}{suffix}: Address already in use")
 
 
 def test_a_peer_that_is_not_there(capsys: pytest.CaptureFixture[str], mesh: list[str]) -> None:
@@ -99,9 +99,9 @@ async def test_what_people_are_told(programs: Programs) -> None:
         assert len(side.lines) == (2 if side is listening else 1)
     told, refused = heard[:2], heard[2:]
     assert [line.partition(": ")[0] for line in heard] == ["dittobus"] * 4, "each once, and nothing else"
-    assert "no connection to 127.0.0.1:9: 127.0.0.1:9 cannot be reached: Connection refused" in told[0]
-    assert "no connection to 127.0.0.1:7: 127.0.0.1:7 is not exposed here" in told[1]
-    assert "127.0.0.1:7 is not exposed here" in refused[1]
+    assert "the peer says: 127.0.0.1:9 cannot be reached: Connection refused" in told[0]
+    assert "the peer does not expose 127.0.0.1:7: name it there" in told[1]
+    assert "127.0.0.1:7 is not exposed" in refused[1]
 
 
 @pytest.mark.asyncio

@@ -40,7 +40,7 @@ async def test_only_what_is_exposed_is_reached(
     client = await connect(await tunnel.forward(target.place))
     with pytest.raises(ConnectionResetError):
         await client.receive()
-    reason = f"{target.place} is not exposed here"
+    reason = f"{target.place} is not exposed"
     assert await tunnel.there.next(Refused) == Refused(tunnel.near.address, reason)
     failed = await tunnel.here.next(Failed)
     assert isinstance(failed.error, StreamRejected)
