@@ -38,13 +38,11 @@ class Connections:
         self._report = report
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, serving: Coroutine[Any, Any, None], connection: Connection | None = None) -> None:
-        """Serve a connection until it is over; where there is one already, it is let go of in any case."""
+    def start(self, serving: Coroutine[Any, Any, None]) -> None:
+        """Serve a connection until it is over."""
         task = asyncio.get_running_loop().create_task(serving)
         self._tasks.add(task)
         task.add_done_callback(self._over)
-        if connection is not None:  # a task that is cancelled before it began does nothing itself
-            task.add_done_callback(lambda _: connection.reset())
 
     async def carry(self, connection: Connection, stream: Stream, way: Way) -> None:
         """Let a connection run, and tell of its beginning and its end."""
@@ -57,11 +55,14 @@ class Connections:
         self._report(Ended(way, error, connection.bytes_sent, connection.bytes_received))
 
     async def close(self) -> None:
-        """Reset all that are left."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        """Reset all that are left. Once no more are started."""
+        try:
+            await asyncio.sleep(0)  # a task that is cancelled before it has begun lets go of nothing
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
-import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from brokerless import BusError, PeerLost, UnknownPeer
 from dittobus.tunnel.connections import Connections
 from dittobus.tunnel.datagrams import IDLE_S, Flow, Port, bound_socket
+from dittobus.tunnel.listener import Listener, listening_sockets
 from dittobus.tunnel.notices import Failed, Way, nobody
 from dittobus.tunnel.opening import STREAM_NAME, encode, reliability_of
 from dittobus.tunnel.places import Kind
 from dittobus.tunnel.relay import Desk, Relay
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
@@ -65,7 +65,7 @@ class Forward:
         self._report = report
         self._idle_s = idle_s
         self._connections = Connections(report)
-        self._server: asyncio.Server | None = None
+        self._listeners: list[Listener] = []
         self._port: Port | None = None
         self._flows: dict[Any, Flow] = {}
 
@@ -84,29 +84,18 @@ class Forward:
             self._port.start(self._received, lambda error: None)  # of whom it tells is not known
             self.place = replace(self.place, port=self._port.number)
             return
-        loop = asyncio.get_running_loop()
-        if self.place.kind is Kind.UNIX:
-            self._server = await loop.create_unix_server(self._relay, sock=_unix_socket(self.place.path))
-            return
-        if self.place.host == "*":
-            two = socket.has_dualstack_ipv6()
-            family = socket.AF_INET6 if two else socket.AF_INET
-            sock = socket.create_server(("", self.place.port), family=family, dualstack_ipv6=two)
-            self._server = await loop.create_server(self._relay, sock=sock)
-        else:
-            host = self.place.host
-            if self.place.port == 0:  # of several addresses, each would have a port of its own
-                host = str((await loop.getaddrinfo(host, 0, type=socket.SOCK_STREAM))[0][4][0])
-            self._server = await loop.create_server(self._relay, host, self.place.port)
-        self.place = replace(self.place, port=self._server.sockets[0].getsockname()[1])
+        sockets = await listening_sockets(self.place)
+        if self.place.kind is Kind.TCP:
+            self.place = replace(self.place, port=sockets[0].getsockname()[1])
+        self._listeners = [Listener(sock, self._accepted, self._not_accepted) for sock in sockets]
 
     async def close(self) -> None:
         """Listen no more, and reset the connections that are left."""
-        if self._server is not None:
-            self._server.close()
-            if self.place.kind is Kind.UNIX:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.place.path)
+        for listener in self._listeners:
+            listener.close()
+        if self.place.kind is Kind.UNIX:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.place.path)
         await self._connections.close()
         if self._port is not None:
             self._port.close()
@@ -123,11 +112,20 @@ class Forward:
 
     # TCP and Unix sockets
 
-    def _relay(self) -> Relay:
-        return Relay(self._desk, self._accepted)
+    def _accepted(self, sock: socket.socket) -> None:
+        self._connections.start(self._serve_socket(sock))
 
-    def _accepted(self, relay: Relay) -> None:
-        self._connections.start(self._serve(relay, Way(relay.origin, self._target)), relay)
+    def _not_accepted(self, error: OSError) -> None:
+        self._report(Failed(Way(str(self.place), self._target), error))
+
+    async def _serve_socket(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            _, relay = await loop.connect_accepted_socket(lambda: Relay(self._desk), sock)
+        except BaseException:
+            sock.close()
+            raise
+        await self._serve(relay, Way(relay.origin, self._target))
 
     # UDP
 
@@ -179,38 +177,3 @@ class Forward:
             except (PeerLost, UnknownPeer):
                 if loop.time() >= deadline:
                     raise
-
-
-def _unix_socket(path: str) -> socket.socket:
-    """Return a socket bound there, in place of one that a process has left behind. Raises ``OSError``.
-
-    Only this user may connect, as to a directory of theirs.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if _is_left_behind(path):
-            os.unlink(path)
-        before = os.umask(0o177)
-        try:
-            sock.bind(path)
-        finally:
-            os.umask(before)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _is_left_behind(path: str) -> bool:
-    """Whether there is a socket that nobody listens on; what is no socket is left alone."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return False
-    except FileNotFoundError:
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return True
-    return False

@@ -13,8 +13,6 @@ from dittobus.tunnel.hangups import Hangups
 from dittobus.tunnel.opening import RESET_CODE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dittobus.aio import Stream
 
 CHUNK_BYTES_MAX = 64 * 1024 - 64
@@ -45,9 +43,8 @@ class Relay(asyncio.BufferedProtocol):
     most one message waits in between. ``desk`` is what the relays of a loop share.
     """
 
-    def __init__(self, desk: Desk, on_made: Callable[[Relay], None] | None = None) -> None:
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._on_made = on_made
         self._transport: asyncio.Transport
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stream: Stream | None = None
@@ -176,8 +173,6 @@ class Relay(asyncio.BufferedProtocol):
         self._desk.hangups.watch(self._sock, self._was_reset)
         transport.pause_reading()  # until there is a stream
         transport.set_write_buffer_limits(high=0)  # whatever the system does not take is one message too many
-        if self._on_made is not None:
-            self._on_made(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._desk.hangups.forget(self._sock)

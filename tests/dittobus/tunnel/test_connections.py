@@ -13,45 +13,43 @@ from dittobus.tunnel.notices import nobody
 pytestmark = pytest.mark.asyncio
 
 
-class Socket:
-    """As much of a connection as is let go of."""
-
-    bytes_sent = bytes_received = 0
-    resets = 0
+class Served:
+    """A connection that is served until it is let go of."""
 
     def __init__(self) -> None:
-        self.was_reset = asyncio.Event()
+        self.was_let_go = asyncio.Event()
 
-    async def run(self, stream: object) -> None:
-        await asyncio.Event().wait()
+    async def serve(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.was_let_go.set()
 
-    def reset(self) -> None:
-        self.resets += 1
-        self.was_reset.set()
+    async def fail(self) -> None:
+        try:
+            raise ZeroDivisionError("a defect")
+        finally:
+            self.was_let_go.set()
 
 
 async def test_a_connection_that_was_not_served_yet_is_let_go_of() -> None:
-    connections, connection = Connections(nobody), Socket()
-    serving = connection.run(None)
-    connections.start(serving, connection)
+    connections, served = Connections(nobody), Served()
+    connections.start(served.serve())
     await connections.close()  # before the task could begin
-    assert connection.resets == 1
+    assert served.was_let_go.is_set()
 
 
 async def test_a_defect_is_logged_and_ends_one_connection_only(caplog: pytest.LogCaptureFixture) -> None:
-    connections, defective, other = Connections(nobody), Socket(), Socket()
-
-    async def fail() -> None:
-        raise ZeroDivisionError("a defect")
-
-    connections.start(other.run(None), other)
+    connections, defective, other = Connections(nobody), Served(), Served()
+    connections.start(other.serve())
     with caplog.at_level(logging.ERROR, "dittobus"):
-        connections.start(fail(), defective)
-        await defective.was_reset.wait()
+        connections.start(defective.fail())
+        await defective.was_let_go.wait()
+        await asyncio.sleep(0)
     assert "a defect" in caplog.text
-    assert not other.resets
+    assert not other.was_let_go.is_set()
     await connections.close()
-    assert other.resets == 1
+    assert other.was_let_go.is_set()
 
 
 async def test_to_close_what_has_no_connections_is_harmless() -> None:
