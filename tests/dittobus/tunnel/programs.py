@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-SOON_S = 30.0
+SOON_S = 60.0
 """More than enough for what takes a second, on any machine; only a failure waits for it."""
 
-TEST_S = 60
+TEST_S = 120
 """A test starts several processes, each of which takes seconds on a machine that does other things."""
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
