@@ -105,7 +105,7 @@ class Datagrams:
 
     Queries: ``path``, ``wants_push_at``, ``is_settled``, ``message_bytes_max``, ``next_deadline``, counters.
     Inputs: ``introduced``, ``receive``, ``probed``, ``expire``, ``session_ended``. Commands: ``announce``,
-    ``send``, ``forget``.
+    ``send``, ``forget``. Outputs: ``take_call``.
     """
 
     def __init__(self, host: DatagramHost, plane: DatagramPlane) -> None:
@@ -159,12 +159,17 @@ class Datagrams:
         """Where there should be a PUSH connection to; nowhere: there should be none."""
         return self.pull_places if self._paths.wants_push else ""
 
+    def take_call(self) -> bool:
+        """Whether to tell the peer anew who we are, so that it probes us; said once."""
+        wanted, self._paths.wants_call = self._paths.wants_call, False
+        return wanted
+
     @property
     def is_settled(self) -> bool:
-        """False when there is something to be done about the path: to tell of it, or to see to PUSH."""
+        """False when there is something to be done about the path: to tell of it, to see to PUSH, to call."""
         paths = self._paths
         wanted_at = self.pull_places if paths.wants_push else ""
-        return paths.path is self.told_path and wanted_at == self.has_push_at
+        return paths.path is self.told_path and wanted_at == self.has_push_at and not paths.wants_call
 
     @property
     def received(self) -> int:

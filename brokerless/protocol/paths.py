@@ -57,6 +57,10 @@ PUSH_AFTER_S = 0.3
 PUSH_SPARE_S = 10.0
 """How long PUSH is kept once UDP serves again without a doubt: what failed just now may do so again."""
 
+CALL_INTERVAL_S = 10.0
+"""Between two times that the peer is asked to probe us: a firewall before it, which lets in only what answers
+it, may have closed since it last sent. Where that is of no use it costs an INFO as often."""
+
 ANSWER_S = 5.0
 """How long an answer is waited for: on the link it may lie behind bulk."""
 
@@ -196,6 +200,8 @@ class Paths:
         """What serves the peer: NONE unless it is proven."""
         self.wants_push = False
         """True while there should be a PUSH connection to the peer."""
+        self.wants_call = False
+        """Set when the peer should be told anew who we are, and so probe us; whoever tells it clears it."""
         self.rtt_s: float | None = None
         """Smoothed round trip over UDP, in seconds."""
         self._token = first_token
@@ -209,6 +215,7 @@ class Paths:
         self._demand_until = -math.inf
         self._asking_until = -math.inf
         self._new_place_at = -math.inf
+        self._called_at = -math.inf
         self._targets: tuple[Target, ...] = ()
         self._asked: list[_Way] = []
         self.deadline = math.inf
@@ -338,13 +345,13 @@ class Paths:
             if stalled or not asking:
                 way.rest()
         self._review(now)
-        push_changes_at = self._consider_push(now)
+        changes_at = min(self._consider_push(now), self._consider_call(now))
         self._asked = self._worth_asking() if asking else []
         for way in (*self._udp, self._push):
             if way not in self._asked:
                 way.rest()
         self._show()
-        self.deadline = push_changes_at
+        self.deadline = changes_at
         if asking:
             times = (time for way in self._asked for time in (self._probe_at(way), way.fades_at))
             self.deadline = max(now, min(self.deadline, self._asking_until, *times))
@@ -411,6 +418,18 @@ class Paths:
         if self._serving is not None or not hopeful:
             return now
         return min(now if way.asked_at is None else way.asked_at for way in hopeful) + PUSH_AFTER_S
+
+    def _consider_call(self, now: float) -> float:
+        """Decide whether the peer should probe us, as ours do not reach it; return when that may change."""
+        asked = [way.asked_at for way in self._udp if way.asked_at is not None]
+        if not asked or now >= self._demand_until or self._sure_since is not None:
+            return math.inf
+        due = max(min(asked) + DOUBT_S, self._called_at + CALL_INTERVAL_S)
+        if due > now:
+            return due
+        self.wants_call = True
+        self._called_at = now
+        return now + CALL_INTERVAL_S
 
     def _worth_asking(self) -> list[_Way]:
         """While UDP serves without a doubt, ask only there, and where the peer has moved to."""

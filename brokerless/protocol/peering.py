@@ -405,6 +405,8 @@ class Peering:
             self._suspect = session.is_suspect
             self._host.doubted(self.address, self._suspect, now)
             self._tell_change()
+        if session.datagrams.take_call() and session.current_link is not None:
+            self.announce(self.links[session.current_link], now)
         self.settle_datagrams()
         self._host.touch(self.address)
 

@@ -74,6 +74,7 @@ class DatagramEnd:
         self.dropped: Counter[DropCause] = Counter()
         self.told: list[wire.Control] = []
         self.touches = 0
+        self.calls = 0
         self.port = Port(number)
         self.plane = DatagramPlane(self.port if has_port else None)
         self.plane.udp_places = format_places([self.port.place])
@@ -144,6 +145,7 @@ class DatagramEnd:
 
     def settle(self) -> None:
         """Do what a peering does: tell of the path, see to PUSH."""
+        self.calls += self.datagrams.take_call()
         self.datagrams.told_path = self.datagrams.path
         self.datagrams.has_push_at = self.datagrams.wants_push_at
 

@@ -175,6 +175,7 @@ class Talk:
         datagrams = side.session.datagrams
         datagrams.told_path = datagrams.path  # this and the next as a peering does
         datagrams.has_push_at = datagrams.wants_push_at
+        datagrams.take_call()
         while side.session.links_to_cut:
             number, reason = side.session.links_to_cut.pop()
             self.cuts.append(reason)

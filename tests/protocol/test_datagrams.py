@@ -29,7 +29,7 @@ from brokerless.protocol.datagram import (
 )
 from brokerless.protocol.datagram_stream import DatagramStream
 from brokerless.protocol.datagrams import BACKLOG_S, KEY_OVERLAP_S, KEYS_MAX, MESSAGE_COST_BYTES, SINGLE
-from brokerless.protocol.paths import GIVE_UP_S, PUSH_AFTER_S
+from brokerless.protocol.paths import DOUBT_S, GIVE_UP_S, PUSH_AFTER_S
 from tests.protocol.datagram_ends import ELSEWHERE, DatagramEnd, DatagramEnds
 from tests.protocol.two_ends import End
 
@@ -323,6 +323,17 @@ def test_push_is_asked_for_where_udp_fails_and_serves_when_it_is_proven() -> Non
     drop = ends.near.send(b"x")
     assert drop is not None
     assert drop.cause is DropCause.SEND_QUEUE_FULL
+
+
+def test_a_peer_that_hears_nothing_is_to_be_called_once() -> None:
+    ends = DatagramEnds()
+    ends.near.send(b"x")
+    ends.wait(DOUBT_S + 0.05, carried=False)
+    assert ends.near.calls == 1
+    assert ends.near.datagrams.is_settled
+    ends.near.send(b"x")
+    ends.wait(DOUBT_S, carried=False)
+    assert ends.near.calls == 1
 
 
 def test_a_path_is_looked_for_without_a_message_when_that_is_wanted() -> None:

@@ -561,6 +561,8 @@ class Air:
     delay_s: float = 0.02
     link_delay_s: float = 0.05
     connect_s: float = 0.1
+    closes_s: float = math.inf
+    """How long after b has sent its firewall lets UDP in."""
 
 
 @dataclass(frozen=True)
@@ -589,6 +591,7 @@ class End:
         """When a message came first, and by what."""
         self.no_path: list[float] = []
         self.probes: list[float] = []
+        self.calls: list[float] = []
         self.shown: list[tuple[float, str]] = [(0.0, "none")]
 
 
@@ -602,6 +605,7 @@ class Pair:
         self._order = itertools.count()
         self._coming: list[tuple[float, int, Callable[[], None]]] = []
         self.recorded: list[Packet] = []
+        self.b_sent_at = -math.inf
         for end in self.ends.values():
             end.paths.learned([self.other(end).place], True, 0.0)
             end.paths.established(0.0)
@@ -639,6 +643,10 @@ class Pair:
         for target, token in end.paths.take_probes(self.now):
             end.probes.append(self.now)
             self._send(end, (target,), "probe", token)
+        if end.paths.wants_call:
+            end.paths.wants_call = False
+            end.calls.append(self.now)
+            self._at(self.now + self.air.link_delay_s, lambda: self._called(self.other(end)))
         if not end.paths.wants_push:
             end.push_opens_at = None
         elif end.push_opens_at is None:
@@ -659,6 +667,10 @@ class Pair:
 
     def udp(self, packet: Packet, source: UdpPlace, target: UdpPlace) -> None:
         """Carry a datagram, whoever sends it, to whoever lives there."""
+        if packet.sender == "b":
+            self.b_sent_at = self.now
+        elif self.now - self.b_sent_at > self.air.closes_s:
+            return
         for end in self.ends.values():
             if end.place == target._replace(local=-1) and self.air.udp[packet.sender]:
                 self._at(self.now + self.air.delay_s, self._arrival(end, packet, source._replace(local=0)))
@@ -683,6 +695,10 @@ class Pair:
             self._tend(end)
 
         return arrive
+
+    def _called(self, end: End) -> None:
+        end.paths.established(self.now)
+        self._tend(end)
 
     def _proven(self, end: End, token: int) -> None:
         end.paths.answered(token, self.now, by_link=True)
@@ -769,6 +785,33 @@ def test_a_peer_that_changes_its_address_is_followed() -> None:
     assert longest_silence(a, 5.0, 15.0) < 0.3
     assert b.paths.targets(pair.now) == (a.place._replace(local=0),)
     assert [how for _, how in b.shown] == ["none", "udp"]
+
+
+def test_a_peer_whose_firewall_has_closed_is_called_and_opens_it() -> None:
+    """It takes no PUSH from outside either; only what it asked for itself comes in."""
+    pair = Pair(closes_s=5.0)
+    pair.air.push["a"] = False
+    a, b = pair.ends["a"], pair.ends["b"]
+    pair.run(20.0)
+    assert (a.paths.path, a.calls) == (DatagramPath.UDP, [])
+    a.sends = True
+    pair.run(24.0)
+    assert len(a.calls) == 1
+    assert longest_silence(b, 21.2, 24.0) < 0.1
+    assert a.no_path == []
+
+
+def test_where_no_call_is_of_use_few_are_made() -> None:
+    pair = Pair()
+    pair.air.udp["a"] = False
+    a = pair.ends["a"]
+    a.sends = True
+    pair.run(15.0)
+    assert len(a.calls) == 2
+    a.sends = False
+    pair.run(40.0)
+    assert len(a.calls) == 2
+    assert pair.ends["b"].calls == []
 
 
 def test_a_replay_from_another_place_moves_nothing() -> None:

@@ -787,6 +787,25 @@ def test_push_moves_with_the_peer() -> None:
     assert host.pushes == ["127.0.0.2:6", "127.0.0.3:6", ""]
 
 
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_a_peer_that_datagrams_do_not_reach_is_told_anew_who_we_are(is_linked: bool) -> None:
+    host = Host()
+    host.plane = DatagramPlane(port := Port())
+    link = host.link()
+    host.hear(
+        link, dataclasses.replace(info(), udp_places="127.0.0.2:5", datagram_index=5, datagram_key=bytes(32))
+    )
+    host.said.clear()
+    port.time = 100.0
+    host.session.datagrams.send(Kind.UNRELIABLE, 0, 0, b"x")
+    if not is_linked:
+        host.peering.link_gone(link, 100.0)
+    for tenth in range(1001, 1010):
+        host.peering.expire(tenth / 10)
+    assert len(host.said) == is_linked
+    assert host.session.datagrams.is_settled
+
+
 def test_a_session_without_push_ends_without_a_word_of_it() -> None:
     host = Host()
     host.joined()
