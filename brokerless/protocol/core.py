@@ -114,6 +114,9 @@ class NodeCore:
         self._epoch = 0
         self._opened = 0  # links, since the start
         self._send_id = 0
+        self._liveness_s: float | None = (
+            None  # kept until a session begins or ends: asked for on each late turn
+        )
         self._dropped: Counter[DropCause] = Counter()  # in sessions that are over
         self._past_traffic = Traffic()
         self._leaving = False
@@ -144,7 +147,10 @@ class NodeCore:
     @property
     def liveness_s(self) -> float:
         """The shortest liveness limit in force; by it one may tell if this process stood still for long."""
-        return min((session.liveness.limit_s for session in self.sessions), default=self.limits.liveness_s)
+        if self._liveness_s is None:
+            limits = (session.liveness.limit_s for session in self.sessions)
+            self._liveness_s = min(limits, default=self.limits.liveness_s)
+        return self._liveness_s
 
     @property
     def is_drained(self) -> bool:
@@ -639,6 +645,7 @@ class NodeCore:
     def new_session(self, remote: Address, now: float) -> Session:
         """Make a fresh session with a nonce never used before."""
         self._epoch += 1
+        self._liveness_s = None
         session = Session(
             local=self.address,
             remote=remote,
@@ -657,6 +664,7 @@ class NodeCore:
 
     def ended(self, session: Session) -> None:
         """The session is over; what it counted is the node's to keep."""
+        self._liveness_s = None
         self._dropped.update(session.dropped)
         self._past_traffic = Traffic.total((self._past_traffic, session.traffic())).past()
 
@@ -716,6 +724,7 @@ class NodeCore:
 
     def connected(self, link: Link, now: float) -> None:
         """The link carries a session: others with the same peer may have become needless."""
+        self._liveness_s = None  # the session may have just agreed on its limit
         self._timers.remove(link.id)
         if link.endpoint:
             self.roster.dial_succeeded(link.remote, link.endpoint, now)

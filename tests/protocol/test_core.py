@@ -911,6 +911,28 @@ def test_the_thousandth_peer_costs_as_the_twentieth() -> None:
     assert costs[999] <= costs[19] + 2
 
 
+@pytest.mark.parametrize(("eager", "gossips"), [(64, True), (4_096, False)])
+def test_to_hear_of_the_two_thousandth_costs_as_the_twentieth(eager: int, gossips: bool) -> None:
+    node = Node(Limits(eager_dials_max=eager), gossips=gossips)
+    costs = []
+    for number in range(2_001):
+        address = Address(b"\1" + number.to_bytes(31, "big"))
+        costs.append(
+            calls_of(partial(node.core.learn, address, "test", (PLACE,), 1, node.now))
+            + calls_of(node.core.next_deadline)
+            + calls_of(node.core.take_events)
+        )
+    assert costs[2_000] <= costs[19]
+
+
+def test_what_time_a_stall_takes_is_not_looked_for_at_every_peer_each_time() -> None:
+    node = Node()
+    for number in range(100):
+        Remote(node, Address(number.to_bytes(32, "big"))).join(liveness_ms=5000 - number)
+    assert node.core.liveness_s == 4.901
+    assert calls_of(lambda: node.core.liveness_s) < 10
+
+
 def test_what_waits_for_somebody_who_passed_by_ends_in_time() -> None:
     node = Node()
     remote = Remote(node).greet()
@@ -1051,9 +1073,11 @@ def test_a_core_with_nothing_to_do_has_no_deadline() -> None:
 def test_the_shortest_limit_in_force_tells_what_a_stall_is() -> None:
     node = Node(Limits(liveness_s=9.0))
     assert node.core.liveness_s == 9.0
-    Remote(node).join(liveness_ms=3000)
+    remote = Remote(node).join(liveness_ms=3000)
     Remote(node, OTHERS[0]).join(liveness_ms=7000)
     assert node.core.liveness_s == 3.0
+    remote.say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    assert node.core.liveness_s == 7.0
 
 
 def test_after_a_stall_everybody_is_asked_anew() -> None:
