@@ -96,7 +96,8 @@ def _print_summary(summary: dict[str, Distribution], as_json: bool) -> None:
 class _Echoed:
     """Messages that come back, by a stream of each reliability."""
 
-    def __init__(self, streams: dict[Reliability, Stream]) -> None:
+    def __init__(self, bus: Bus, streams: dict[Reliability, Stream]) -> None:
+        self._bus = bus
         self._streams = streams
         self._figures = {reliability: Distribution() for reliability in streams}
         self._awaited: dict[tuple[Reliability, bytes], asyncio.Future[float]] = {}
@@ -110,7 +111,7 @@ class _Echoed:
             await bus.open_stream(peer, reliability, name=echo.STREAM, timeout=timeout)
             for reliability in Reliability
         ]
-        return cls({stream.reliability: stream for stream in opened})
+        return cls(bus, {stream.reliability: stream for stream in opened})
 
     @property
     def has_answer(self) -> bool:
@@ -122,7 +123,19 @@ class _Echoed:
         for reader in self._readers:
             if reader.done():
                 reader.result()  # raises what ended the conversation
-        return {"rtt_s": {way.value: trip for way, trip in zip(self._streams, trips, strict=True)}}
+        return {
+            "rtt_s": {way.value: trip for way, trip in zip(self._streams, trips, strict=True)},
+            "path": {way.value: self._path(way) for way in self._streams},
+        }
+
+    def _path(self, reliability: Reliability) -> str:
+        """By what such messages travel now."""
+        peer = self._bus.peer(self._streams[reliability].peer)
+        if peer is None:
+            return "none"
+        if reliability is Reliability.RELIABLE:
+            return peer.path.reliable.value
+        return peer.path.datagram.value
 
     async def _trip(self, reliability: Reliability, message: bytes) -> float | None:
         key = reliability, message
@@ -150,7 +163,8 @@ class _Echoed:
 
     def line(self, said: dict[str, Any]) -> str:
         return ", ".join(
-            f"{way} {'lost' if trip is None else seconds(trip)}" for way, trip in said["rtt_s"].items()
+            f"{way} {'lost' if trip is None else seconds(trip)} by {said['path'][way]}"
+            for way, trip in said["rtt_s"].items()
         )
 
     def summary(self) -> dict[str, Distribution]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.dittobus.cli.processes import Commands
+from tests.dittobus.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,3 +38,13 @@ def commands(lasting: Commands) -> Iterator[Commands]:
     """Commands in the same mesh, none of which outlives the test."""
     with Commands(lasting.directory) as commands:
         yield commands
+
+
+@pytest.fixture
+def terminal(commands: Commands) -> Iterator[Terminal]:
+    """A real terminal, whose screen can be read."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    terminal = Terminal(commands)
+    yield terminal
+    terminal.close()

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dittobus.cli import exits
+from dittobus.cli import exits, main
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.dittobus.cli.processes import Commands, Running
+    from tests.dittobus.cli.terminal import Terminal
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -99,10 +100,25 @@ def test_nothing_is_left_of_a_copy_that_ends_early(commands: Commands, tmp_path:
     assert not list((tmp_path / "to").iterdir())
 
 
+@pytest.mark.usefixtures("box")
+def test_a_bar_in_a_terminal(commands: Commands, terminal: Terminal, taken: Path, tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)
+    terminal.run(commands.line("copy", tmp_path / "large", "box:"))
+    screen = terminal.until(lambda screen: "/s" in screen)
+    [bar] = screen.split("\n\n")[0].strip().splitlines()
+    assert bar.startswith("large ")
+    assert "1.1 TB" in bar
+    terminal.tmux("send-keys", "C-c")
+    screen = terminal.until(lambda screen: "exited: " in screen)
+    assert "exited: 130" in screen
+    assert "large " not in screen.replace("^C", "")
+    assert not (taken / "large").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "say what to copy"),
         (("x:",), "say what to copy"),
         (("/etc/passwd", "box"), "say what to copy"),
         (("/nowhere", "box:"), "/nowhere: no such file"),
@@ -111,10 +127,16 @@ def test_nothing_is_left_of_a_copy_that_ends_early(commands: Commands, tmp_path:
         (("--listen", "--to", "/nowhere"), "/nowhere: no directory"),
     ],
 )
-def test_usage(commands: Commands, arguments: tuple[str, ...], said: str) -> None:
-    done = commands.run("copy", *arguments)
-    assert (done.code, done.out) == (exits.USAGE, "")
-    assert said in done.complaint
+def test_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
+    assert main(["copy", *arguments]) == exits.USAGE
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+
+
+def test_nothing_to_copy(commands: Commands) -> None:
+    done = commands.run("copy")
+    assert (done.code, "say what to copy" in done.complaint) == (exits.USAGE, True)
 
 
 def test_only_a_name_is_a_name(commands: Commands, box: Running, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dittobus.cli import exits
+from dittobus.cli import exits, main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,18 +60,28 @@ class TestSend:
         ("arguments", "code", "said"),
         [
             (("nobody", "x", "--timeout", "0.1"), exits.NOT_FOUND, "no peer 'nobody' within 0.1 s"),
-            (("", "x"), exits.USAGE, "PEER: expected a name"),
             (("ear", "x", "--lines"), exits.USAGE, "either TEXT"),
             (("ear", "--file", "/nowhere"), exits.ERROR, "/nowhere: No such file"),
-            (("ear", "x", "--reliability", "perhaps"), exits.USAGE, "perhaps"),
             (("ear", "x", "--secret-file", "/nowhere"), exits.USAGE, "cannot read /nowhere"),
-            (("ear", "x", "--peer", "dittobus://nonsense"), exits.USAGE, "ticket: expected"),
         ],
     )
     def test_errors(self, commands: Commands, arguments: tuple[str, ...], code: int, said: str) -> None:
         done = commands.run("send", *arguments)
         assert (done.code, done.out) == (code, "")
         assert said in done.complaint
+
+    @pytest.mark.usefixtures("bare_environment")
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (("ear", "x", "--reliability", "perhaps"), "perhaps"),
+            (("ear", "x", "--peer", "dittobus://nonsense"), "ticket: expected"),
+            (("ear", "x", "--trust", "them"), "trust: expected None or 'open'"),
+        ],
+    )
+    def test_usage(self, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
+        assert main(["send", *arguments]) == exits.USAGE
+        assert said in capsys.readouterr().err
 
     def test_lines_go_as_they_come(self, commands: Commands, ear: Running) -> None:
         """And an interrupt does not wait for the next."""

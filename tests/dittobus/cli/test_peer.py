@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dittobus import AmbiguousPeer, DittoAddress, Peer, PeerRefused
+from dittobus import AmbiguousPeer, ConfigError, DittoAddress, Peer, PeerRefused
 from dittobus.cli import exits
 from dittobus.cli.peer import find_peer, fitting
 
@@ -59,6 +59,12 @@ async def test_nobody_is_found(make_aio_bus: MakeBus) -> None:
         with pytest.raises(exits.Failed, match="within 0 s: 'dittobus peers'") as caught:
             await find_peer(near, wanted, 0)
         assert caught.value.code == exits.NOT_FOUND
+
+
+@pytest.mark.asyncio
+async def test_nothing_means_nobody(make_aio_bus: MakeBus) -> None:
+    with pytest.raises(ConfigError, match="PEER: expected a name"):
+        await find_peer(await make_aio_bus("near"), "", 0)
 
 
 @pytest.mark.asyncio

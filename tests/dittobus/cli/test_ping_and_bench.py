@@ -36,6 +36,8 @@ class TestPing:
         assert (first["sequence"], second["sequence"]) == (1, 2)
         assert set(first["rtt_s"]) == set(last["summary"]) == {"reliable", "unreliable", "sequenced"}
         assert last["summary"]["reliable"]["answered"] == 2
+        assert first["path"]["reliable"] == "ipc"
+        assert second["path"]["sequenced"] in ("udp", "push")
         assert 0 < last["summary"]["reliable"]["min_s"] <= last["summary"]["reliable"]["max_s"]
 
     def test_it_sums_up_when_interrupted(self, commands: Commands) -> None:

@@ -50,3 +50,36 @@ def test_warnings_are_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None
 
     assert running.run(work()) == 3
     assert capsys.readouterr() == ("", "dittobus: it was refused\n")
+
+
+class Trouble(Exception):
+    """Something that goes wrong."""
+
+
+async def trouble() -> None:
+    raise Trouble
+
+
+@pytest.mark.asyncio
+async def test_together_is_over_when_all_are() -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def after(event: asyncio.Event, following: asyncio.Event) -> None:
+        following.set()
+        await event.wait()
+
+    await running.together(after(first, second), after(second, first))
+    ended = []
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    with pytest.raises(Trouble):
+        await running.together(endless(), trouble())
+    await running.beside(asyncio.sleep(0), endless())
+    with pytest.raises(Trouble):
+        await running.beside(endless(), trouble())
+    assert ended == [True] * 3

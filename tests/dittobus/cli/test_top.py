@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,13 +10,10 @@ from dittobus.cli import exits
 from dittobus.cli.picture import plot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from tests.dittobus.cli.processes import Commands, Running
+    from tests.dittobus.cli.terminal import Terminal
 
 pytestmark = pytest.mark.timeout(90)
-
-WIDTH = 110
 
 
 @pytest.fixture(scope="module")
@@ -52,47 +47,6 @@ class TestElsewhere:
         commands.start("top", "--json", "--name", "onlooker").object()
         done = commands.run("cat", "onlooker")
         assert (done.code, "only looks on" in done.complaint) == (exits.REFUSED, True)
-
-
-@pytest.fixture
-def terminal(commands: Commands) -> Iterator[Terminal]:
-    """A terminal of tmux, with a server of its own."""
-    if shutil.which("tmux") is None:
-        pytest.skip("tmux is not installed")
-    terminal = Terminal(commands)
-    yield terminal
-    terminal.tmux("kill-server")
-
-
-class Terminal:
-    """A real one, whose screen can be read."""
-
-    def __init__(self, commands: Commands) -> None:
-        self._socket = commands.directory / "tmux"
-        self._environment = {**commands.environment, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-        self._environment.pop("COLUMNS")
-
-    def tmux(self, *arguments: str) -> str:
-        done = subprocess.run(
-            ["tmux", "-S", str(self._socket), "-f", "/dev/null", "-u", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            env=self._environment,
-            check=False,
-        )
-        return done.stdout
-
-    def run(self, command: list[str]) -> None:
-        """Run a command there, and then say how it exited."""
-        line = " ".join(command)
-        self.tmux("new-session", "-d", "-x", str(WIDTH), "-y", "24", f"{line}; echo exited: $?; cat")
-
-    def until(self, holds: Callable[[str], bool]) -> str:
-        """Return the screen once that holds of it."""
-        while not holds(screen := self.tmux("capture-pane", "-p")):
-            pass
-        return screen
 
 
 @pytest.mark.usefixtures("ann")
