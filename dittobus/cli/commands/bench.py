@@ -62,7 +62,7 @@ app = command_app()
 def bench(
     options: BusOptions,
     wanted: Annotated[
-        str, typer.Argument(metavar="[PEER]", help="Whom to measure with.", show_default=False)
+        str, typer.Argument(metavar="PEER", help="Whom to measure with.", show_default=False)
     ] = "",
     listen: Annotated[bool, typer.Option("--listen", "-l", help="Be the other side.")] = False,
     duration: Annotated[

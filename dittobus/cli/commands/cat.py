@@ -23,7 +23,7 @@ app = command_app()
 def cat(
     options: BusOptions,
     wanted: Annotated[
-        str, typer.Argument(metavar="[PEER]", help="Whom to open a stream to.", show_default=False)
+        str, typer.Argument(metavar="PEER", help="Whom to open a stream to.", show_default=False)
     ] = "",
     listen: Annotated[bool, typer.Option("--listen", "-l", help="Take the first stream that comes.")] = False,
     stream: StreamName = "cat",

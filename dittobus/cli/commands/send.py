@@ -44,7 +44,7 @@ def send(
     wanted: PeerName,
     text: Annotated[
         str | None,
-        typer.Argument(metavar="[TEXT]", help="The message; else it is read from stdin.", show_default=False),
+        typer.Argument(metavar="TEXT", help="The message; else it is read from stdin.", show_default=False),
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="Send this file.")] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Send each line as a message of its own.")] = False,
