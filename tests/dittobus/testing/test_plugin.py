@@ -102,6 +102,7 @@ def test_a_failure_says_what_the_nodes_told_each_other(pytester: pytest.Pytester
     assert "secret payload" not in of_test + of_echo
 
 
+@pytest.mark.timeout(RUN_S + 10)
 def test_the_seed_of_the_command_line_is_that_of_every_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
@@ -113,7 +114,7 @@ def test_the_seed_of_the_command_line_is_that_of_every_test(pytester: pytest.Pyt
             assert dittobus_kit.seed == 99
         """
     )
-    run = pytester.runpytest_inprocess(*OPTIONS, "--strict-markers", "--dittobus-seed=99")
+    run = pytester.runpytest_subprocess(*OPTIONS, "--strict-markers", "--dittobus-seed=99", timeout=RUN_S)
     run.assert_outcomes(passed=2)
 
 
