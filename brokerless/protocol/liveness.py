@@ -1,9 +1,9 @@
 """Is the peer there, and does it hear us? Decided by conversation alone.
 
 What counts is *proof*: a sign that the peer heard something we sent: an answer to our ping, an
-acknowledgement that advances, or a ping with the token after the last one (the peer moves on by one only when
-it has our answer). Anything else it sends proves one direction only, and a one-way path is a loss on both
-sides.
+acknowledgement that advances, a link that was agreed (it has our greeting), or a ping with the token after
+the last one (the peer moves on by one only when it has our answer). Anything else it sends proves one
+direction only, and a one-way path is a loss on both sides.
 
 All shares are of the liveness limit, so a shorter limit keeps the proportions: 5 s gives pings after 1 s when
 something is open or waiting, 2 s when idle, suspicion at 2.5 s.

@@ -286,9 +286,11 @@ class Session:
         self._links[link] = _SessionLink(self.flight.sent + 1)
         # The newest link is the one most surely alive: a peer dials only when it has none, or doubts it.
         self._switch_to(link, now)
-        if (
-            self.liveness.is_asking or self.liveness.is_confirming
-        ):  # what was asked may have died with its link
+        was_asking = self.liveness.is_asking or self.liveness.is_confirming
+        # A greeting is an answer: each side says INFO only when it has the other's HELLO. Where links die
+        # before they carry an answer to a ping, it is the only one.
+        self.liveness.progressed(now)
+        if was_asking:  # what was asked may have died with its link
             self.liveness.asked(now)
             self._ping(link)
 

@@ -1064,6 +1064,21 @@ def test_acknowledgements_and_answers_are_proof() -> None:
     assert talk.far.session.liveness.unproven_s(104.0) == 0
 
 
+def test_a_greeting_on_a_new_link_is_proof_and_the_ping_is_asked_there_again() -> None:
+    talk = Talk()
+    near = talk.near.session
+    for now in (101.0, 102.6, 104.0):
+        near.expire(now)
+    assert near.is_suspect
+    near.link_ready(2, 0, 104.5)
+    assert not near.is_suspect
+    assert near.liveness.unproven_s(104.5) == 0
+    [packet] = [wire.decode_packet(data) for data in iter(lambda: near.next_packet(2, 104.5), None)]
+    assert [type(frame) for frame in packet.frames] == [wire.Ping]
+    assert not near.expire(109.4)
+    assert near.expire(109.5)
+
+
 def test_the_round_trip_is_measured_by_pings_too() -> None:
     talk = Talk()
     talk.now = 102.0
