@@ -97,4 +97,8 @@ def test_while_far_more_is_lost_also_over_a_distance(kit: Kit, tcp_loss: float, 
 
 @only_in_soak
 def test_while_a_cable_is_pulled_again_and_again(kit: Kit) -> None:
-    transfer(kit, 100 * MB, lambda chaos: chaos.flap(5, 2, refuses=False))
+    def disturb(chaos: Chaos) -> None:
+        chaos.upstream.rate_bytes_s = 5 * MB
+        chaos.flap(5, 2, refuses=False)
+
+    transfer(kit, 100 * MB, disturb)
