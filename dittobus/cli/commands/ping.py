@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from dittobus import Peer
     from dittobus.aio import Bus, Stream
 
-REPLY_S = 1.0
-"""What has not come back by then counts as lost."""
-
 LOOK_S = 0.1
 """How often to look whether the bus has measured something."""
 
@@ -41,6 +38,9 @@ def ping(
     interval: Annotated[
         float, typer.Option("--interval", "-i", metavar="SECONDS", min=0.01, help="Time between two.")
     ] = 1.0,
+    wait: Annotated[
+        float, typer.Option("--wait", "-W", metavar="SECONDS", min=0.0, help="What takes longer is lost.")
+    ] = 1.0,
     timeout: Timeout = 10.0,
     as_json: AsJson = False,
 ) -> int:
@@ -50,7 +50,7 @@ def ping(
     reliability. Of any other peer it shows what the two buses have measured by themselves, which bothers no
     application.
     """
-    return run(_ping(options, wanted, count, interval, timeout, as_json))
+    return run(_ping(options, wanted, count, interval, wait, timeout, as_json))
 
 
 async def _ping(
@@ -58,13 +58,14 @@ async def _ping(
     wanted: str,
     count: int,
     interval_s: float,
+    wait_s: float,
     timeout: float,  # noqa: ASYNC109 - it is told to the bus
     as_json: bool,
 ) -> int:
     async with options.bus("ping") as bus:
         peer = await find_peer(bus, wanted, timeout)
         if peer.metadata == echo.METADATA:
-            pinging: _Echoed | _Measured = await _Echoed.begin(bus, peer, timeout)
+            pinging: _Echoed | _Measured = await _Echoed.begin(bus, peer, wait_s, timeout)
         else:
             pinging = _Measured(bus, peer, timeout)
         number = 0
@@ -96,8 +97,9 @@ def _print_summary(summary: dict[str, Distribution], as_json: bool) -> None:
 class _Echoed:
     """Messages that come back, by a stream of each reliability."""
 
-    def __init__(self, bus: Bus, streams: dict[Reliability, Stream]) -> None:
+    def __init__(self, bus: Bus, streams: dict[Reliability, Stream], wait_s: float) -> None:
         self._bus = bus
+        self._wait_s = wait_s
         self._streams = streams
         self._figures = {reliability: Distribution() for reliability in streams}
         self._awaited: dict[tuple[Reliability, bytes], asyncio.Future[float]] = {}
@@ -106,12 +108,18 @@ class _Echoed:
         ]
 
     @classmethod
-    async def begin(cls, bus: Bus, peer: Peer, timeout: float) -> _Echoed:  # noqa: ASYNC109
+    async def begin(
+        cls,
+        bus: Bus,
+        peer: Peer,
+        wait_s: float,
+        timeout: float,  # noqa: ASYNC109 - it is told to the bus
+    ) -> _Echoed:
         opened = [
             await bus.open_stream(peer, reliability, name=echo.STREAM, timeout=timeout)
             for reliability in Reliability
         ]
-        return cls(bus, {stream.reliability: stream for stream in opened})
+        return cls(bus, {stream.reliability: stream for stream in opened}, wait_s)
 
     @property
     def has_answer(self) -> bool:
@@ -145,7 +153,7 @@ class _Echoed:
         figures.tried += 1
         try:
             await self._streams[reliability].send(message)
-            trip_s: float = await asyncio.wait_for(back, REPLY_S) - begun
+            trip_s: float = await asyncio.wait_for(back, self._wait_s) - begun
         except PeerLost:
             raise
         except (TimeoutError, BusError):  # there is no path, or no room; or there was none back

@@ -131,8 +131,12 @@ class Commands:
 
     def start(self, *arguments: object, **options: Any) -> Running:
         """Start a command."""
+        return self.start_line(*self.line(*arguments), **options)
+
+    def start_line(self, *line: str, **options: Any) -> Running:
+        """Start what a command line of another program says."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(self.line(*arguments), env=self.environment, **{**pipes, **options})
+        process = subprocess.Popen(line, env=self.environment, **{**pipes, **options})
         self._stack.callback(_end, process)
         return Running(process)
 

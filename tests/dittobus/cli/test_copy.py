@@ -100,6 +100,18 @@ def test_nothing_is_left_of_a_copy_that_ends_early(commands: Commands, tmp_path:
     assert not list((tmp_path / "to").iterdir())
 
 
+def test_no_space(commands: Commands, sent: list[Path], tmp_path: Path) -> None:
+    """The shell's limit of what a file may hold stands in for a disk that is full."""
+    (tmp_path / "to").mkdir()
+    line = commands.line("copy", "--listen", "--to", tmp_path / "to", "--name", "full")
+    taker = commands.start_line("sh", "-c", 'ulimit -f 64; exec "$@"', "sh", *line).until_listening()
+    done = commands.run("copy", sent[0], "full:")
+    assert done.code == exits.ERROR
+    assert "full says: cannot write 'bulk': File too large" in done.complaint
+    assert "was not taken: cannot write 'bulk'" in taker.line(taker.process.stderr)
+    assert not list((tmp_path / "to").iterdir())
+
+
 @pytest.mark.usefixtures("box")
 def test_a_bar_in_a_terminal(commands: Commands, terminal: Terminal, taken: Path, tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as file:

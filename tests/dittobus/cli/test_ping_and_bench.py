@@ -30,18 +30,17 @@ def server(lasting: Commands) -> Running:
 @pytest.mark.usefixtures("echo")
 class TestPing:
     def test_messages_that_come_back(self, commands: Commands) -> None:
-        done = commands.run("ping", "echo", "-c", "2", "-i", "0.05", "--json")
+        done = commands.run("ping", "echo", "-c", "2", "-i", "0.05", "--wait", "30", "--json")
         assert (done.code, done.err) == (exits.OK, "")
         first, second, last = done.objects
         assert (first["sequence"], second["sequence"]) == (1, 2)
         assert set(first["rtt_s"]) == set(last["summary"]) == {"reliable", "unreliable", "sequenced"}
         assert last["summary"]["reliable"]["answered"] == 2
         assert first["path"]["reliable"] == "ipc"
-        assert second["path"]["sequenced"] in ("udp", "push")
         assert 0 < last["summary"]["reliable"]["min_s"] <= last["summary"]["reliable"]["max_s"]
 
     def test_it_sums_up_when_interrupted(self, commands: Commands) -> None:
-        pinging = commands.start("ping", "echo", "-i", "60")
+        pinging = commands.start("ping", "echo", "-i", "60", "-W", "30")
         assert pinging.line().startswith("echo (")
         pinging.process.send_signal(signal.SIGINT)
         done = pinging.end()
