@@ -114,9 +114,7 @@ class NodeCore:
         self._epoch = 0
         self._opened = 0  # links, since the start
         self._send_id = 0
-        self._liveness_s: float | None = (
-            None  # kept until a session begins or ends: asked for on each late turn
-        )
+        self._liveness_s: float | None = None  # until a session begins or ends: each late turn asks for it
         self._dropped: Counter[DropCause] = Counter()  # in sessions that are over
         self._past_traffic = Traffic()
         self._leaving = False
