@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dittobus import DittoBusStream
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 STREAMS = amount(1_000, 100_000)
 VISITS = amount(10, 1_000)
@@ -30,7 +30,7 @@ BATCH = 20
 WARM_UP = 2 * BATCH
 """Of what is made once, and kept, all is there after these."""
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(amount(60, 7200))]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(amount(180, 7200))]
 
 
 def settles(before: Counter[str]) -> None:

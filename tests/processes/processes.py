@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-SOON_S = 15.0
-"""More than enough for what takes a second, on any machine; only a failure waits for it."""
+SOON_S = 45.0
+"""Enough for what takes a second, even to start an interpreter where dozens of others want to run; only a
+failure waits for it."""
 
 Said = dict[str, Any]
 
@@ -27,6 +28,7 @@ class Process:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.said: list[Said] = []
+        self._by_event: dict[str, list[Said]] = {}
         self.address = ""
         self.ticket = ""
 
@@ -43,15 +45,15 @@ class Process:
         line = await self.process.stdout.readline()
         if not line:
             raise AssertionError(f"the child ended, after saying {self.said[-5:]}")
-        self.said.append(json.loads(line))
+        said = json.loads(line)
+        self.said.append(said)
+        self._by_event.setdefault(said["event"], []).append(said)
 
     def heard(self, event: str, **details: Any) -> list[Said]:
         """What was read so far of that event, with those details."""
-        return [
-            said
-            for said in self.said
-            if said["event"] == event and all(said[key] == value for key, value in details.items())
-        ]
+        # By event, for this is asked after each line, and one that says much would be understood ever later.
+        heard = self._by_event.get(event, [])
+        return [said for said in heard if all(said[key] == value for key, value in details.items())]
 
     async def until(self, condition: Callable[[], Any], soon_s: float = SOON_S) -> Any:
         """Read until the condition gives something true."""

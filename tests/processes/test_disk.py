@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.asyncio,
+    pytest.mark.timeout(90),
     pytest.mark.skipif(sys.platform == "win32", reason="this system limits the size of no file"),
 ]
 

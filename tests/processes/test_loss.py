@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.asyncio,
+    pytest.mark.timeout(90),  # two interpreters start in each, and machines may be busy
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process"),
 ]
 
