@@ -14,12 +14,19 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
+from tests.soak import SOAK
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-# How fast an example runs says nothing about its truth, least of all on a busy machine.
+# How fast an example runs says nothing about its truth, least of all on a busy machine. A change is judged by
+# the same examples every time; others are looked for everywhere else, and in long runs.
 settings.register_profile(
-    "dittobus", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "dittobus",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    derandomize="CI" in os.environ and not SOAK,
 )
 settings.load_profile("dittobus")
 

@@ -1,0 +1,24 @@
+"""State machines against models: Hypothesis chooses what happens, a model says what must come of it.
+
+The models are written from ``docs/wire.md`` and from what is promised, not from the code, and keep everything
+instead of being clever. They stand apart from ``tests/protocol``, so that coverage, which is measured there,
+does not slow them down.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings
+
+from tests.soak import amount
+
+if TYPE_CHECKING:
+    from hypothesis.stateful import RuleBasedStateMachine
+
+
+def as_test(machine: type[RuleBasedStateMachine]) -> Any:
+    """Return the machine as a test class: 200 examples of 50 steps, or, in a long run, 5,000 of 100."""
+    machine.TestCase.settings = settings(max_examples=amount(200, 5_000), stateful_step_count=amount(50, 100))
+    return pytest.mark.soak(pytest.mark.timeout(amount(120, 7_200))(machine.TestCase))
