@@ -163,6 +163,7 @@ class Flow:
         finally:
             receiving.cancel()
             self.reset()
+            await asyncio.gather(receiving, return_exceptions=True)
 
     def reset(self) -> None:
         """Let go of the socket, unless others use it, too."""

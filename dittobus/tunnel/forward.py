@@ -162,18 +162,16 @@ class Forward:
 
     async def _open(self) -> Stream:
         """Open a stream; if the peer turns out to be lost, to its successor."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + OPEN_TIMEOUT_S
-        while True:
-            peer = await self._find_peer()
-            try:
-                return await self._bus.open_stream(
-                    peer,
-                    reliability_of(self._target),
-                    name=STREAM_NAME,
-                    metadata=encode(self._target),
-                    timeout=max(0.0, deadline - loop.time()),
-                )
-            except (PeerLost, UnknownPeer):
-                if loop.time() >= deadline:
-                    raise
+        try:
+            return await self._open_to(await self._find_peer())
+        except (PeerLost, UnknownPeer):
+            return await self._open_to(await self._find_peer())
+
+    async def _open_to(self, peer: Address | Peer) -> Stream:
+        return await self._bus.open_stream(
+            peer,
+            reliability_of(self._target),
+            name=STREAM_NAME,
+            metadata=encode(self._target),
+            timeout=OPEN_TIMEOUT_S,
+        )

@@ -6,13 +6,12 @@ since its end has been or since the stream has no room, is not watched at all.
 
 from __future__ import annotations
 
-import os
 import select
-import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
     from collections.abc import Callable
 
 AVAILABLE = hasattr(select, "epoll")
@@ -27,15 +26,15 @@ class Hangups:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._callbacks: dict[int, tuple[socket.socket, Callable[[OSError], None]]] = {}
+        self._callbacks: dict[int, Callable[[], None]] = {}
         self._poll = select.epoll() if AVAILABLE else None
         if self._poll is not None:
             loop.add_reader(self._poll.fileno(), self._look)
 
-    def watch(self, sock: socket.socket, callback: Callable[[OSError], None]) -> None:
-        """Call back with the error, once, if the socket is reset and nobody else has noticed."""
+    def watch(self, sock: socket.socket, callback: Callable[[], None]) -> None:
+        """Call back once if the socket is reset; its SO_ERROR says how, unless somebody has asked before."""
         if self._poll is not None:
-            self._callbacks[sock.fileno()] = sock, callback
+            self._callbacks[sock.fileno()] = callback
             # Asked for nothing, it tells of errors; by edges, or an end of both directions would stay told.
             self._poll.register(sock.fileno(), select.EPOLLET)
 
@@ -55,7 +54,4 @@ class Hangups:
         assert self._poll is not None
         for descriptor, events in self._poll.poll(0, EVENTS_MAX):
             if events & select.EPOLLERR and descriptor in self._callbacks:
-                sock, callback = self._callbacks[descriptor]
-                number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if number:
-                    callback(OSError(number, os.strerror(number)))
+                self._callbacks[descriptor]()

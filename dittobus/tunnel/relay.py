@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 CHUNK_BYTES_MAX = 64 * 1024 - 64
 """What is read at once, and becomes one message: as much as the first window of a stream takes, where each
 message counts 64 bytes besides its own. With one byte more it would have to ask for a grant."""
+
+REST_S = 1.0
+"""For what came before a reset to reach the other end before it."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER, for no time: TCP then says RST instead of FIN."""
@@ -51,6 +56,7 @@ class Relay(asyncio.BufferedProtocol):
         # From the socket
         self._chunk: bytes | None = None  # what the stream had no room for
         self._at_eof = False
+        self._is_reset = False
         self._news = asyncio.Event()
         # To the socket
         self._writable = asyncio.Event()
@@ -72,9 +78,10 @@ class Relay(asyncio.BufferedProtocol):
             for part in (self._send(stream), self._receive(stream), stream.wait_closed())
         ]
         try:
-            done, _ = await asyncio.wait([self._lost, *tasks], return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait([self._lost, *tasks], return_when=asyncio.FIRST_EXCEPTION)
+            await self._pass_on_the_rest(stream, receiving=tasks[1])
             for part in (self._lost, *tasks):
-                if part in done:
+                if part.done():
                     part.result()
         except BaseException:
             stream.abort(RESET_CODE, "the connection was reset")
@@ -102,6 +109,18 @@ class Relay(asyncio.BufferedProtocol):
     @property
     def _is_tcp(self) -> bool:
         return self._sock.family in (socket.AF_INET, socket.AF_INET6)
+
+    async def _pass_on_the_rest(self, stream: Stream, receiving: asyncio.Task[None]) -> None:
+        """Let what came before a reset arrive before it, as far as nobody has to be waited for.
+
+        A server that refuses a request answers, closes with the rest of it unread, and so resets.
+        """
+        if self._lost.done() and self._lost.exception() is not None and self._chunk is None:
+            with contextlib.suppress(BusError, TimeoutError):
+                async with asyncio.timeout(REST_S):
+                    await stream.wait_acknowledged()
+        if self._writable.is_set() and not receiving.done():
+            await asyncio.wait([receiving], timeout=REST_S)
 
     # From the socket to the stream
 
@@ -131,6 +150,8 @@ class Relay(asyncio.BufferedProtocol):
             self._transport.pause_reading()
             self._chunk = chunk
             self._news.set()
+            if self._is_reset:
+                self._was_reset()
         except BusError:  # the stream has ended, which is told elsewhere
             self._transport.pause_reading()
 
@@ -178,15 +199,28 @@ class Relay(asyncio.BufferedProtocol):
         self._desk.hangups.forget(self._sock)
         if self._lost.done():
             return
+        if isinstance(exc, ConnectionError):
+            self._read_rest()
         if exc is None and self._at_eof and self._has_written_eof:
             self._lost.set_result(None)
         else:
             self._fail(exc or ConnectionAbortedError("the connection was closed"))
 
-    def _was_reset(self, error: OSError) -> None:
-        if not self._lost.done():
-            self._fail(error)
+    def _was_reset(self) -> None:
+        """Act on a reset, unless the socket is read: then it is met after what was sent before it."""
+        self._is_reset = True
+        if not self._lost.done() and (self._at_eof or not self._transport.is_reading()):
+            number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+            self._fail(OSError(number, os.strerror(number)))
             self._transport.abort()
+
+    def _read_rest(self) -> None:
+        """Read what came before a reset upon which somebody came by writing."""
+        if self._stream is None or self._at_eof:
+            return
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._sock.fileno())) as sock:
+            while self._chunk is None and (count := sock.recv_into(self._desk.buffer)):
+                self.buffer_updated(count)
 
     def _fail(self, error: Exception) -> None:
         self._lost.set_exception(error)

@@ -147,12 +147,17 @@ async def test_a_peer_that_comes_back_is_served_at_once(
     await echo_once(target, await connect(place))
 
 
+@pytest.mark.parametrize("error", [PeerLost(reason="silent"), UnknownPeer("it has left")])
 async def test_a_peer_that_was_lost_unnoticed_is_looked_for_again(
-    tunnel: Tunnel, target: Target, connect: Callable[[Place], Any], monkeypatch: pytest.MonkeyPatch
+    tunnel: Tunnel,
+    target: Target,
+    connect: Callable[[Place], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     await tunnel.expose(target.place)
     open_stream = tunnel.near.open_stream
-    errors = [PeerLost(reason="silent"), UnknownPeer("it has left")]
+    errors: list[Exception] = [error]
 
     async def open_at_last(*arguments: Any, **options: Any) -> Any:
         if errors:

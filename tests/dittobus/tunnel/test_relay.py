@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from brokerless import StreamReset
-from dittobus.tunnel import Began, Ended, hangups
+from dittobus.tunnel import Began, Ended, Exposure, hangups
 from tests.dittobus.tunnel.conftest import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dittobus.tunnel import Place
+    from dittobus.tunnel.relay import Relay
     from tests.dittobus.tunnel.conftest import End, Ends, Target, Tunnel
 
 pytestmark = pytest.mark.asyncio
@@ -134,6 +138,50 @@ async def test_who_takes_nothing_learns_of_a_reset_too(ends: Ends, tunnel: Tunne
         await ours.receive()
 
 
+@pytest.mark.parametrize("goes_on", [False, True], ids=["silent", "sending on"])
+async def test_what_was_sent_before_a_reset_arrives_before_it(ends: Ends, goes_on: bool) -> None:
+    """As a server answers that has had enough: it closes with something unread."""
+    await ends.client.send(b"more than is read")
+    async with asyncio.timeout(WAIT_S):
+        assert await asyncio.get_running_loop().sock_recv(ends.server.sock, 4) == b"more"
+    answer = numbered(100_000)  # less than a socket holds: the system would drop what is beyond
+    await ends.server.send(answer)
+    ends.server.close()
+    if goes_on:
+        with contextlib.suppress(ConnectionError):
+            await ends.client.send(bytes(MIB))
+    assert await ends.client.receive_exactly(len(answer)) == answer
+    with pytest.raises(ConnectionResetError):
+        await ends.client.receive()
+
+
+async def test_what_was_sent_before_a_reset_that_writing_meets_arrives_too(
+    tunnel: Tunnel, target: Target, connect: Callable[[Place], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relays: list[Relay] = []
+    make = Exposure._relay
+
+    def remembered(exposure: Exposure) -> Relay:
+        relays.append(make(exposure))
+        return relays[-1]
+
+    monkeypatch.setattr(hangups, "AVAILABLE", False)
+    monkeypatch.setattr(Exposure, "_relay", remembered)
+    client = await connect(await tunnel.to(target.place))
+    server = await target.accept()
+    await client.send(b"more than is read")
+    async with asyncio.timeout(WAIT_S):
+        assert await asyncio.get_running_loop().sock_recv(server.sock, 4) == b"more"
+    relays[0]._transport.pause_reading()  # so that it is written to first
+    answer = numbered(100_000)
+    await server.send(answer)
+    server.close()
+    await client.send(b"and more")
+    assert await client.receive_exactly(len(answer)) == answer
+    with pytest.raises(ConnectionResetError):
+        await client.receive()
+
+
 async def test_who_ends_the_tunnel_resets_both(ends: Ends, tunnel: Tunnel) -> None:
     await tunnel.here.next(Began)
     await tunnel.close()
@@ -147,12 +195,14 @@ async def gone(end: End) -> None:
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
     watching = hangups.Hangups(loop)
-    watching.watch(end.sock, told.set_exception)
+    watching.watch(end.sock, lambda: told.set_result(None))
     try:
         async with asyncio.timeout(WAIT_S):
             await told
     finally:
         watching.close()
+    number = end.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    raise OSError(number, os.strerror(number))
 
 
 # Backpressure
