@@ -12,7 +12,7 @@ from brokerless import BusError, PeerLost, UnknownPeer
 from dittobus.tunnel.connections import Connections
 from dittobus.tunnel.datagrams import IDLE_S, Flow, Port, bound_socket
 from dittobus.tunnel.listener import Listener, listening_sockets
-from dittobus.tunnel.notices import Failed, Way, nobody
+from dittobus.tunnel.notices import Dropped, Failed, Way, nobody
 from dittobus.tunnel.opening import STREAM_NAME, encode, reliability_of
 from dittobus.tunnel.places import Kind
 from dittobus.tunnel.relay import Desk, Relay
@@ -68,6 +68,7 @@ class Forward:
         self._listeners: list[Listener] = []
         self._port: Port | None = None
         self._flows: dict[Any, Flow] = {}
+        self._is_crowded = False
 
     async def start(self) -> None:
         """Listen. Raises ``OSError``. Follow with ``close``."""
@@ -132,14 +133,21 @@ class Forward:
     def _received(self, datagram: bytes, client: Any) -> None:
         flow = self._flows.get(client)
         if flow is None:
+            way = Way(f"{client[0]}:{client[1]}", self._target)
             if len(self._flows) >= FLOWS_MAX:
+                self._refuse_flow(way)
                 return
             assert self._port is not None
-            way = Way(f"{client[0]}:{client[1]}", self._target)
+            self._is_crowded = False
             flow = Flow(self._port, way, self._report, client=client, idle_s=self._idle_s)
             self._flows[client] = flow
             self._connections.start(self._serve_flow(flow, way, client))
         flow.put(datagram)
+
+    def _refuse_flow(self, way: Way) -> None:
+        if not self._is_crowded:  # told of once, until there is room again
+            self._is_crowded = True
+            self._report(Dropped(way, BusError(f"there are {FLOWS_MAX} clients already")))
 
     async def _serve_flow(self, flow: Flow, way: Way, client: Any) -> None:
         try:

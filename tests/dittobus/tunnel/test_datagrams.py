@@ -169,8 +169,11 @@ async def test_a_client_waits_in_vain_while_the_peer_is_away(
     ) as listening:
         for number in range(100):  # of which few are kept
             client.send(b"%d" % number, listening.place)
-        other.send(b"one too many", listening.place)
-        await asyncio.sleep(0)
+        for _ in range(3):
+            other.send(b"one too many", listening.place)
+        dropped = await tunnel.here.next(Dropped)
+        assert dropped.way.origin == f"127.0.0.1:{other.place.port}"
+        assert str(dropped.error) == "there are 1 clients already"
         go_on.set()
         failed = await tunnel.here.next(Failed)
         assert failed.way.origin == f"127.0.0.1:{client.place.port}"
