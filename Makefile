@@ -4,16 +4,19 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
 MINUTES ?= 20
+FUZZ_MINUTES ?= 2
+TARGETS ?=
 BIN := $(VENV)/bin
 PROTOCOL_MODULES = $(filter-out __init__,$(basename $(notdir $(wildcard brokerless/protocol/*.py))))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-protocol test-shell soak mutants check format bench scale clean
+.PHONY: help demo test test-protocol test-shell soak fuzz mutants check format bench scale clean
 
 help:
 	@echo "make demo    two peers in two processes: every promise shown once"
 	@echo "make test    all tests, and the coverage of the protocol"
 	@echo "make soak    simulated worlds for MINUTES=20, then the tests that can do more of the same, for hours"
+	@echo "make fuzz    look for input that breaks a reader: two minutes each (FUZZ_MINUTES=2 TARGETS=node)"
 	@echo "make mutants faults planted one at a time: do the tests notice?"
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
@@ -44,6 +47,10 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.simulate --minutes $(MINUTES)
 	DITTOBUS_SOAK=1 $(BIN)/pytest -m soak --timeout=7200 --durations=0
 
+# Exits with 1 when something was found; that is kept in .fuzz/found, and how to see it again is said.
+fuzz: $(VENV)/.installed-fuzz
+	$(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES) $(TARGETS)
+
 mutants: $(VENV)/.installed-test
 	$(BIN)/python -m tests.mutants
 
@@ -67,7 +74,7 @@ scale: $(VENV)/.installed
 	$(BIN)/python benchmarks/scale.py
 
 clean:
-	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist build
+	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .fuzz/corpus dist build
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
