@@ -19,6 +19,7 @@ from brokerless.model import (
 )
 from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce, Verdict, is_spared, judge
+from brokerless.protocol.paths import parse_places
 from brokerless.protocol.session import Session, SessionState
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Link:
         self.told: Nonce | None = None
         """The peer's nonce in the last INFO that we sent here."""
         self.info: wire.Info | None = None
-        """What the peer told, while it waits for admission."""
+        """What the peer told, while it waits for admission, or for the end of a newer link."""
         self.held: list[bytes] = []
         self.held_bytes = 0
         """What came meanwhile."""
@@ -314,12 +315,16 @@ class Peering:
 
     def _agree(self, link: Link, info: wire.Info, now: float) -> None:
         session = self.session_for_use(now)
-        self._name, self._metadata = info.name, info.metadata
+        for places in (info.udp_places, info.pull_places):
+            parse_places(places)  # whoever tells nonsense is at fault now, whenever it is made use of
         self.loss = None
         if session.state is SessionState.FRESH:
             session.establish(info, now)
             self._began = link.opened
-        session.datagrams.introduced(info, now)
+        is_newest = self._is_newest(link)
+        link.info = None if is_newest else info
+        if is_newest:
+            self._take_in(info, now)
         if link.phase is not LinkPhase.READY:
             link.phase = LinkPhase.READY
             session.link_ready(link.id, info.received, now)
@@ -330,8 +335,24 @@ class Peering:
             self._told = _notable(peer)
             self._host.emit(PeerJoined(peer))
         self._tell_change()
-        self._host.introduced(link, info, now)
+        if is_newest:
+            self._host.introduced(link, info, now)
         self._host.touch(self.address)
+
+    def _is_newest(self, link: Link) -> bool:
+        """Whether the peer spoke on no newer link of the session.
+
+        What comes on an older one may have lain in it for long, and of two INFOs on two links nothing else
+        tells which is the later. Each change is told on all links; so when the newest is gone, the next one
+        has brought the latest, or will.
+        """
+        others = (other for other in self.links.values() if other.phase is LinkPhase.READY)
+        return all(other.opened <= link.opened for other in others)
+
+    def _take_in(self, info: wire.Info, now: float) -> None:
+        assert self.session is not None
+        self._name, self._metadata = info.name, info.metadata
+        self.session.datagrams.introduced(info, now)
 
     def _tell_change(self) -> None:
         if self._told is not None:
@@ -373,6 +394,11 @@ class Peering:
             self.session.link_gone(link.id, now)
             if link.phase is LinkPhase.READY and not self.session.links:
                 self._host.disconnected(self.address, now)
+            for other in list(self.links.values()):
+                if other.phase is LinkPhase.READY and other.info is not None and self._is_newest(other):
+                    info, other.info = other.info, None
+                    self._take_in(info, now)
+                    self._host.introduced(other, info, now)
             self._tell_change()
 
     def expire(self, now: float) -> None:

@@ -244,6 +244,48 @@ def test_a_second_link_joins_the_same_session() -> None:
     assert host.session.links == (first.id, second.id)
 
 
+def test_what_lay_in_an_older_link_is_no_news() -> None:
+    host = Host()
+    first, second = host.link(), host.link()
+    host.hear(first, info(name="before"))
+    host.hear(second, info(knows=1, name="now"))
+    host.hear(first, info(knows=1, name="meanwhile"))
+    assert host.peering.snapshot().name == "now"
+    assert [link for link, _ in host.introductions] == [first.id, second.id]
+    host.hear(second, info(knows=1, name="later"))
+    assert host.peering.snapshot().name == "later"
+    host.cut(
+        second, "gone", 100.0
+    )  # so what was told on the other one is the latest, or the latest will come
+    assert host.peering.snapshot().name == "meanwhile"
+    assert isinstance(host.events[-1], PeerChanged)
+    assert [link for link, _ in host.introductions] == [first.id, second.id, second.id, first.id]
+    host.hear(first, info(knows=1, name="in the end"))
+    assert host.peering.snapshot().name == "in the end"
+
+
+def test_the_newest_of_those_that_are_left_counts() -> None:
+    host = Host()
+    links = [host.link() for _ in range(4)]
+    for link in reversed(links):
+        host.hear(link, info(knows=1, name=f"{link.id}"))
+    assert host.peering.snapshot().name == "4"
+    host.cut(links[1], "gone", 100.0)
+    assert host.peering.snapshot().name == "4"
+    host.cut(links[3], "gone", 100.0)
+    assert host.peering.snapshot().name == "3"
+    host.cut(links[2], "gone", 100.0)
+    assert host.peering.snapshot().name == "1"
+
+
+def test_nonsense_is_a_fault_on_an_older_link_too() -> None:
+    host = Host()
+    first, second = host.link(), host.link()
+    host.hear(second, info())
+    with pytest.raises(RemoteProtocolError, match="not a place"):
+        host.hear(first, dataclasses.replace(info(knows=1), pull_places="somewhere:1"))
+
+
 def test_what_waits_goes_out_with_the_first_link() -> None:
     host = Host()
     session = host.peering.session_for_use(100.0)
