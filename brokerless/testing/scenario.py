@@ -206,6 +206,7 @@ class Scenario:
             raise ScenarioFailed(f"{where}\nto see it again: {again}") from error
 
     def _turmoil(self) -> None:
+        self.faults.begin()
         end = self.now + self.seconds
         names, weights = list(self.habits), list(self.habits.values())
         while self.now < end:

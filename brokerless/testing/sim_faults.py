@@ -16,6 +16,9 @@ LASTING_S = (0.01, 0.3, 2.0, 4.0, 8.0)
 LEAVE_S = 1.0
 """How long a node that leaves drains its streams."""
 
+CUT_AGAIN_S = 0.6
+"""Within so long links break three times: as it takes to dial and greet each other, on the slower roads."""
+
 STORM = (0.5, 0.3, 0.5)
 """Shares of datagrams that are lost, doubled and held back."""
 
@@ -26,6 +29,7 @@ class Faults:
     KINDS = (
         "cut",
         "cut_all",
+        "cut_again",
         "freeze",
         "part",
         "part_one_way",
@@ -39,7 +43,7 @@ class Faults:
         "block_push",
         "move",
     )
-    HARMLESS = ("cut", "cut_all", "rename", "storm", "block_udp", "block_push", "move")
+    HARMLESS = ("cut", "cut_all", "cut_again", "rename", "storm", "block_udp", "block_push", "move")
     """Those by which nobody may be lost, unless links are made so slowly that the next one breaks, too."""
 
     def __init__(self, world: Scenario, kinds: tuple[str, ...]) -> None:
@@ -54,6 +58,11 @@ class Faults:
         """Let one of them happen."""
         if self.kinds:
             getattr(self, f"_{self._random.choice(self.kinds)}")()
+
+    def begin(self) -> None:
+        """Let links break while the first ones are being made, if they may."""
+        if "cut_again" in self.kinds:
+            self._cut_again()
 
     def _say(self, text: str) -> None:
         if self._network.trace is not None:
@@ -79,6 +88,13 @@ class Faults:
     def _cut_all(self) -> None:
         self._say("all links break")
         self._network.cut_all()
+
+    def _cut_again(self) -> None:
+        """Break the links that are being made to replace others, too."""
+        for _ in range(3):
+            at = self._network.now + self._random.random() * CUT_AGAIN_S
+            self._network.at(at, self._cut_all)
+            self.over_at = max(self.over_at, at)
 
     def _freeze(self) -> None:
         self._say("links freeze")

@@ -17,6 +17,8 @@ from brokerless.testing.scenario import Scenario, ScenarioFailed
 from brokerless.testing.sim_faults import Faults
 from brokerless.testing.sim_trace import Trace
 
+pytestmark = pytest.mark.timeout(600)  # worlds have a clock of their own; here many of them are run at once
+
 SEEDS, CHUNK = 1_000, 50
 
 MUST_HAPPEN = (
@@ -41,7 +43,6 @@ def happenings(world: Scenario) -> Counter[str]:
     return counter
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_every_promise_holds_whatever_fails(first: int) -> None:
     counter: Counter[str] = Counter()
