@@ -286,6 +286,12 @@ SESSIONS = (
         simulated=True,
     ),
     _core(
+        "believe what lay in an older link",
+        "peering",
+        "return all(other.opened <= link.opened for other in others)",
+        "return any(others) or True",
+    ),
+    _core(
         "deliver what is stale after a stall",
         "session",
         "        elif self.liveness.is_confirming:\n            self._hold(link, packet, size)",
