@@ -9,7 +9,7 @@ import zmq
 
 from brokerless.address import Address
 from brokerless.identity import Identity
-from brokerless.transport.zap import PULL_DOMAIN, ZAP_DOMAIN, _answer
+from brokerless.transport.zap import PULL_DOMAIN, ZAP_DOMAIN, ZAP_ENDPOINT, _answer
 from tests.transport.support import HASTE_S, Node, bare_context, hung_up, running, watched
 
 pytestmark = pytest.mark.asyncio
@@ -66,6 +66,7 @@ async def test_with_the_handler_dead_nobody_comes_in() -> None:
     async with running(timeout_s=HASTE_S) as node, running() as other:
         await other.reach(node)
         assert node.transport._zap is not None
+        node.transport._zap._socket.unbind(ZAP_ENDPOINT)  # at once; close leaves that to another thread
         node.transport._zap.close()
         link = other.dial(node)
         assert "hung up" in (await other.sink.wait("closed", link))[2]
