@@ -156,7 +156,6 @@ class Scenario:
         kinds = self.choice([Faults.KINDS, Faults.KINDS, Faults.HARMLESS])
         kinds = tuple(kind for kind in kinds if self.random.random() < 0.7)
         self.faults = Faults(self, kinds if self.fault_share else ())
-        self.somebody_left = "leave" in kinds
 
     # Whom and what there is
 
@@ -164,6 +163,11 @@ class Scenario:
     def now(self) -> float:
         """The virtual time."""
         return self.network.now
+
+    @property
+    def somebody_left(self) -> bool:
+        """Whether any process was told to close its node, which then turns offers down by itself."""
+        return any(application.is_leaving for application in self.applications)
 
     def other(self, side: Side) -> Side:
         """Return the other side of a stream."""
