@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,7 +35,6 @@ from tests.witness import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.asyncio
 
@@ -276,6 +278,47 @@ async def test_the_same_key_with_a_wrong_proof_leaves_its_owners_link_alone(tmp_
         await intruder.hung_up()
         assert intruder.heard == [REFUSE_PROOF]
         intruder.keys = fresh_keys()  # the events about that address are the friend's own
+
+
+# On the same host
+
+ANOTHER_USER = """
+import os, pathlib, socket, sys
+
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+directory, place = pathlib.Path(sys.argv[1]), sys.argv[2]
+
+def denied(attempt):
+    try:
+        attempt()
+    except PermissionError:
+        return True
+    return False
+
+attempts = [
+    lambda: socket.socket(socket.AF_UNIX).connect(place),
+    lambda: os.listdir(directory),
+    lambda: os.listdir(directory / "registry"),
+    lambda: os.open(directory / "registry" / "x.node", os.O_CREAT | os.O_WRONLY),
+]
+print(all(map(denied, attempts)), os.access(directory.parent, os.R_OK))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be somebody else")
+async def test_another_user_of_this_host_reaches_neither_sockets_nor_records() -> None:
+    with tempfile.TemporaryDirectory(prefix="db-") as parent:
+        os.chmod(parent, 0o755)  # open to all, as a home may be; what the node makes in it is not
+        async with siege(Path(parent), discovery=("registry",)) as attack:
+            ipc: Any = next(place for place in attack.victim.node._endpoints if place.startswith("ipc://"))
+            command = (sys.executable, "-W", "ignore", "-c", ANOTHER_USER, f"{parent}/bus")
+            other = await asyncio.create_subprocess_exec(
+                *command, ipc.removeprefix("ipc://"), stdout=asyncio.subprocess.PIPE
+            )
+            output, _ = await other.communicate()
+            assert output == b"True True\n"
 
 
 # Below CURVE
