@@ -84,11 +84,15 @@ def main(arguments: list[str] | None = None) -> int:
         return app(arguments, prog_name="dittobus", standalone_mode=False) or exits.OK
     except _USAGE_ERROR as error:
         asked = error.ctx.command_path if error.ctx else "dittobus"
-        return exits.complain(f"{error.format_message().rstrip('.')}. See {asked} --help.", exits.USAGE)
+        return exits.complain(f"{_ended(error.format_message())} See {asked} --help.", exits.USAGE)
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except (exits.Failed, BusError, OSError) as error:
         return exits.complain(exits.line_of(error), exits.code_of(error))
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith(("?", ".")) else f"{sentence}."
 
 
 @app.callback(invoke_without_command=True)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 STDIN = 0
 
+DASH = "-"
+"""Stands for stdin, as it does for all who know pipes."""
+
 app = command_app()
 
 
@@ -44,9 +47,13 @@ def send(
     wanted: PeerName,
     text: Annotated[
         str | None,
-        typer.Argument(metavar="TEXT", help="The message; else it is read from stdin.", show_default=False),
+        typer.Argument(
+            metavar="TEXT", help="The message; '-', or nothing: it is read from stdin.", show_default=False
+        ),
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="Send this file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Send this file; '-' is stdin.")
+    ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Send each line as a message of its own.")] = False,
     reliability: ReliabilityName = Reliability.RELIABLE,
     channel: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="The channel of the messages.")] = 0,
@@ -57,10 +64,15 @@ def send(
 
     Waits until the peer's bus has acknowledged it; what is not reliable is only transmitted, and may be lost.
     """
+    if text == DASH and file is None:
+        text = None
     if text is not None and (file is not None or lines):
         raise exits.Failed("the message is either TEXT, or in a file or stdin", exits.USAGE)
     with ExitStack() as stack:
-        source = STDIN if file is None else stack.enter_context(file.open("rb", buffering=0)).fileno()
+        if file is None or str(file) == DASH:
+            source = STDIN
+        else:
+            source = stack.enter_context(file.open("rb", buffering=0)).fileno()
         messages = _text(text) if text is not None else _lines(source) if lines else _whole(source)
         return run(_send(options, wanted, messages, reliability, channel, timeout, as_json))
 

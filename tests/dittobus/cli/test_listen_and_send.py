@@ -43,6 +43,11 @@ class TestSend:
         heard = ear.object()
         assert (heard["base64"], heard["channel"]) == ("/wA=", 7)
 
+    @pytest.mark.parametrize("dash", [("-",), ("--file", "-"), ("-", "--lines")])
+    def test_a_dash_is_stdin(self, commands: Commands, ear: Running, dash: tuple[str, ...]) -> None:
+        assert commands.run("send", "ear", *dash, data=b"piped").code == exits.OK
+        assert ear.object()["text"] == "piped"
+
     def test_a_file_line_by_line(self, commands: Commands, ear: Running, tmp_path: Path) -> None:
         (tmp_path / "lines").write_bytes(b"one\n\nthree")
         done = commands.run("send", "ea", "--lines", "--file", tmp_path / "lines", "--name", "me")
@@ -61,6 +66,7 @@ class TestSend:
         [
             (("nobody", "x", "--timeout", "0.1"), exits.NOT_FOUND, "no peer 'nobody' within 0.1 s"),
             (("ear", "x", "--lines"), exits.USAGE, "either TEXT"),
+            (("ear", "-", "--file", "-"), exits.USAGE, "either TEXT"),
             (("ear", "--file", "/nowhere"), exits.ERROR, "/nowhere: No such file"),
             (("ear", "x", "--secret-file", "/nowhere"), exits.USAGE, "cannot read /nowhere"),
         ],
