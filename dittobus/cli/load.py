@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dittobus import BusError, DittoBusReliability, NoPath, SendQueueFull
 from dittobus.cli import echo, exits
+from dittobus.cli.offers import other_offers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ class Server:
     async def serve(self) -> None:
         """Serve until cancelled."""
         try:
-            async for offer in self._bus.offers():
+            async for offer in other_offers(self._bus):
                 task = asyncio.create_task(self._serve(offer))
                 self._serving.add(task)
                 task.add_done_callback(self._serving.discard)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
@@ -81,28 +80,6 @@ def seconds(duration_s: float | None) -> str:
 def share(part: float | None) -> str:
     """Return a share of 1 in percent."""
     return "-" if part is None else f"{part * 100:.3g} %"
-
-
-def peer_object(peer: Peer) -> dict[str, Any]:
-    """Return what JSON says of a peer."""
-    return {
-        "address": str(peer.address),
-        "name": peer.name,
-        "metadata": text_or_base64(peer.metadata),
-        "state": peer.state.value,
-        "path": {"reliable": peer.path.reliable.value, "datagram": peer.path.datagram.value},
-        "rtt_s": peer.rtt_s,
-        "jitter_s": peer.jitter_s,
-        "loss": peer.loss,
-    }
-
-
-def text_or_base64(data: bytes) -> dict[str, str]:
-    """Return bytes as JSON can carry them: as text if they are UTF-8, else in base64."""
-    try:
-        return {"text": data.decode()}
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode()}
 
 
 def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

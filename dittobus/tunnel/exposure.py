@@ -16,7 +16,7 @@ from dittobus.tunnel.places import Kind
 from dittobus.tunnel.relay import Desk, Relay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from dittobus.aio import Bus, Offer
     from dittobus.tunnel.connections import Connection
@@ -33,8 +33,7 @@ class Exposure:
     >>> async with Bus("web") as bus:
     ...     await Exposure(bus, [Place.parse("127.0.0.1:80")]).run()
 
-    Takes all streams that are offered on the bus, and rejects those that are not of a tunnel. ``report`` is
-    told what becomes of connections. Raises ``ConfigError`` for a target on port 0.
+    ``report`` is told what becomes of connections. Raises ``ConfigError`` for a target on port 0.
     """
 
     def __init__(self, bus: Bus, targets: Iterable[Place], report: Report = nobody) -> None:
@@ -43,11 +42,15 @@ class Exposure:
         self._report = report
         self._connections = Connections(report)
 
-    async def run(self) -> None:
-        """Serve until the bus is closed or this is cancelled; connections that are left are reset then."""
+    async def run(self, offers: AsyncIterator[Offer] | None = None) -> None:
+        """Serve until the bus is closed or this is cancelled; connections that are left are reset then.
+
+        Takes all streams that are offered on the bus, or ``offers``, which may leave out some of these, and
+        rejects those that are not of a tunnel.
+        """
         self._desk = Desk()
         try:
-            async for offer in self._bus.offers():
+            async for offer in self._bus.offers() if offers is None else offers:
                 self._connections.start(self._answer(offer))
         finally:
             await self._connections.close()

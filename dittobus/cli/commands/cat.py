@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dittobus.cli import exits
+from dittobus.cli import exits, offers
 from dittobus.cli.options import BusOptions, StreamName, Timeout, command_app, with_options
 from dittobus.cli.peer import find_peer
 from dittobus.cli.running import beside, run, together
 from dittobus.cli.worker import Writer, read_chunks
 
 if TYPE_CHECKING:
-    from dittobus.aio import Bus, Stream
+    from dittobus.aio import Stream
+
+ONE_ONLY = "'dittobus cat' takes one stream only"
 
 app = command_app()
 
@@ -42,23 +44,20 @@ def cat(
 async def _open(options: BusOptions, wanted: str, name: str, timeout: float) -> int:  # noqa: ASYNC109
     async with options.bus("cat") as bus:
         peer = await find_peer(bus, wanted, timeout)
-        await _converse(await bus.open_stream(peer, name=name, timeout=timeout))
+        stream = await bus.open_stream(peer, name=name, timeout=timeout)
+        await beside(_converse(stream), offers.refuse(offers.other_offers(bus), ONE_ONLY))
     return exits.OK
 
 
 async def _take(options: BusOptions, name: str) -> int:
     async with options.listening() as bus:
-        async for offer in bus.offers():
+        offered = offers.other_offers(bus)
+        async for offer in offered:
             if offer.name == name:
-                await beside(_converse(await offer.accept()), _refuse_others(bus))
+                await beside(_converse(await offer.accept()), offers.refuse(offered, ONE_ONLY))
                 break
             await offer.reject(reason=f"only streams named {name!r} are taken here")
     return exits.OK
-
-
-async def _refuse_others(bus: Bus) -> None:
-    async for offer in bus.offers():
-        await offer.reject(reason="'dittobus cat' takes one stream only")
 
 
 async def _converse(stream: Stream) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dittobus import BusError, StreamRejected, StreamReset
-from dittobus.cli import exits
+from dittobus.cli import exits, offers
 from dittobus.cli.options import AsJson, BusOptions, Timeout, command_app, with_options
 from dittobus.cli.output import label, print_json, print_line, printable, seconds, size
 from dittobus.cli.peer import find_peer
@@ -131,7 +131,7 @@ class _Taker:
         """Take what is offered, until cancelled."""
         taking: set[asyncio.Task[None]] = set()
         try:
-            async for offer in self._bus.offers():
+            async for offer in offers.other_offers(self._bus):
                 task = asyncio.create_task(self._take(offer))
                 taking.add(task)
                 task.add_done_callback(taking.discard)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dittobus import DittoBusReliability as Reliability
+from dittobus import statistics
 from dittobus.cli import echo as echoing
-from dittobus.cli import exits
+from dittobus.cli import exits, offers
 from dittobus.cli.options import AsJson, BusOptions, command_app, with_options
-from dittobus.cli.output import printable, text_or_base64
+from dittobus.cli.output import printable
 from dittobus.cli.running import beside, run
 from dittobus.cli.worker import Writer
+from dittobus.statistics import text_or_base64
 
 if TYPE_CHECKING:
     from dittobus import DittoAddress
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 NAMES_MAX = 4_096
 """As many as there are peers in a roster."""
+
+ONLY_MESSAGES = "'dittobus listen' takes single messages only"
 
 app = command_app()
 
@@ -51,8 +55,11 @@ async def _listen(options: BusOptions, echo: bool, raw: bool, count: int, as_jso
     async with options.listening(metadata=metadata) as bus:
         if echo:
             bus.on_stream(echoing.STREAM, echoing.answer)
+            bus.on_stream(statistics.STREAM, statistics.answers(bus))
         names = Names()
-        refusing = () if echo else (_refuse_streams(bus),)  # beside a binding, other names are refused anyway
+        refusing = (
+            () if echo else (offers.refuse(offers.other_offers(bus), ONLY_MESSAGES),)
+        )  # beside a binding, other names are refused anyway
         await beside(_print(bus, names, raw, count, as_json), names.follow(bus), *refusing)
     return exits.OK
 
@@ -92,11 +99,6 @@ async def _print(bus: Bus, names: Names, raw: bool, count: int, as_json: bool) -
                 return
     finally:
         writer.close()
-
-
-async def _refuse_streams(bus: Bus) -> None:
-    async for offer in bus.offers():
-        await offer.reject(reason="'dittobus listen' takes single messages only")
 
 
 def _line(name: str, message: Message) -> str:

@@ -13,7 +13,6 @@ from dittobus.cli import exits
 from dittobus.cli.options import AsJson, BusOptions, command_app, with_options
 from dittobus.cli.output import (
     label,
-    peer_object,
     print_json,
     print_line,
     printable,
@@ -22,6 +21,7 @@ from dittobus.cli.output import (
     table_lines,
 )
 from dittobus.cli.running import run
+from dittobus.statistics import peer_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dittobus.cli import exits
+from dittobus.cli import exits, offers
 from dittobus.cli.options import AsJson, BusOptions, Timeout, command_app, with_options
 from dittobus.cli.output import label, print_json, print_line, printable
 from dittobus.cli.running import run
@@ -109,7 +109,7 @@ async def _expose(options: BusOptions, targets: Sequence[Place], teller: _Teller
     _allow_descriptors()
     async with options.listening() as bus:
         teller.exposing(bus, targets)
-        await Exposure(bus, targets, teller.tell).run()
+        await Exposure(bus, targets, teller.tell).run(offers.other_offers(bus))
         return _ended(bus)
 
 
@@ -134,8 +134,7 @@ async def _listen(
         for route, forward in zip(routes, forwards, strict=True):
             peer = await find_peer(bus, route.peer, timeout)
             teller.listening(forward.place, label(peer), peer.address, route.target)
-        async for _ in bus.peer_changes():  # until the bus is closed
-            pass
+        await offers.refuse(offers.other_offers(bus), "this is the end of a tunnel that listens")
         return _ended(bus)
 
 

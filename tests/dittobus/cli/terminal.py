@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,15 @@ if TYPE_CHECKING:
 
 WIDTH = 110
 
+_NUMBERS = itertools.count()
+"""A server that has just been told to end still answers on its socket: each terminal has another."""
+
 
 class Terminal:
     """A real terminal, with a server of its own."""
 
     def __init__(self, commands: Commands) -> None:
-        self._socket = commands.directory / "tmux"
+        self._socket = commands.directory / f"tmux{next(_NUMBERS)}"
         self._environment = {**commands.environment, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
         self._environment.pop("COLUMNS")
 

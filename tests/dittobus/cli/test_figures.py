@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from dittobus.cli.figures import Distribution
 from dittobus.cli.load import Load
-from dittobus.cli.sampling import Sampler
-
-if TYPE_CHECKING:
-    from dittobus.aio import Bus
 
 
 def test_a_distribution() -> None:
@@ -37,19 +31,3 @@ def test_nothing_came_back() -> None:
 def test_what_nobody_is_made_to_send(load: tuple[int, float]) -> None:
     with pytest.raises(ValueError, match=r"a load|a rate"):
         Load(*load).check()
-
-
-@pytest.mark.asyncio
-async def test_rates_are_of_the_time_between(aio_pair: tuple[Bus, Bus]) -> None:
-    near, far = aio_pair
-    sampler = Sampler(near)
-    first = sampler.sample(100.0)
-    assert first["node"]["messages_out_per_s"] == 0  # whatever there was before
-    for _ in range(10):
-        await near.send(bytes(50), far.address)
-    second = sampler.sample(102.0)
-    [peer] = second["peers"]
-    for row in (peer, second["node"]):
-        assert (row["messages_out_per_s"], row["bytes_out_per_s"], row["bytes_in_per_s"]) == (5, 250, 0)
-    assert sampler.sample(103.0)["node"]["messages_out_per_s"] == 0
-    assert (peer["name"], peer["streams"], peer["dropped"]) == ("far", 0, {})

@@ -43,6 +43,49 @@ class TestElsewhere:
         assert done.lines[0].startswith("PEER")
         assert sum(line.startswith("PEER") for line in done.lines) == 2
 
+    def test_what_a_peer_tells(self, commands: Commands) -> None:
+        """That is what others do with it, unlike what top does itself."""
+        watching = commands.start("top", "an", "-i", "0.1", "--json", "--name", "eye")
+        said = watching.object()
+        assert said["node"]["name"] == "ann"
+        assert [peer["name"] for peer in said["peers"] if peer["streams"]] == ["eye"]
+        assert commands.run("send", "ann", "x" * 1000, "--name", "ben").code == exits.OK
+        while said["node"]["bytes_in_per_s"] < 1000:
+            said = watching.object()
+        watching.process.terminate()
+        assert watching.end().code == exits.INTERRUPTED
+
+    @pytest.mark.parametrize(
+        "kind",
+        ["listen --echo", "cat --listen", "copy --listen", "bench --listen", "tunnel expose localhost:1"],
+    )
+    def test_who_tells(self, commands: Commands, kind: str) -> None:
+        commands.listen(*kind.split(), "--name", "teller")
+        assert_tells(commands, "teller")
+
+    def test_the_ends_that_find_others_tell_too(self, commands: Commands) -> None:
+        commands.listen("cat", "--listen", "--name", "taker")
+        commands.start("cat", "taker", "--name", "giver")
+        commands.listen("tunnel", "expose", "localhost:1", "--name", "target")
+        commands.start("tunnel", "-L", "0:target:localhost:1", "--name", "entrance").line()
+        for name in ("giver", "entrance"):
+            assert_tells(commands, name)
+
+    def test_who_does_not_tell(self, commands: Commands) -> None:
+        commands.start("top", "--json", "--name", "onlooker").object()
+        done = commands.run("top", "onlooker")
+        assert (done.code, "does not tell its statistics" in done.complaint) == (exits.REFUSED, True)
+        done = commands.run("top", "nobody", "--timeout", "0.1")
+        assert (done.code, "no peer 'nobody'" in done.complaint) == (exits.NOT_FOUND, True)
+
+    def test_a_peer_that_goes(self, commands: Commands) -> None:
+        teller = commands.listen("listen", "--name", "leaver")
+        watching = commands.start("top", "leaver", "-i", "0.1")
+        assert watching.line().startswith("PEER")
+        teller.process.terminate()
+        done = watching.end()
+        assert (done.code, "leaver tells no more: " in done.complaint) == (exits.ERROR, True)
+
     def test_it_only_looks_on(self, commands: Commands) -> None:
         commands.start("top", "--json", "--name", "onlooker").object()
         done = commands.run("cat", "onlooker")
@@ -64,6 +107,24 @@ def test_in_a_terminal(commands: Commands, terminal: Terminal) -> None:
     terminal.tmux("send-keys", "q")
     screen = terminal.until(lambda screen: "exited: " in screen)
     assert screen.split() == ["exited:", "0"]  # and the screen is as it was before
+
+
+@pytest.mark.usefixtures("ann")
+def test_a_peer_in_a_terminal(commands: Commands, terminal: Terminal) -> None:
+    sending = commands.start("send", "ann", "--lines", "--name", "ben")
+    terminal.run(commands.line("top", "ann", "--interval", "0.2", "--name", "eye"))
+    screen = terminal.until(lambda screen: all(name in screen for name in ("DittoBus ann (", "ben ", "eye ")))
+    sending.say(b"x" * 10_000 + b"\n")
+    screen = terminal.until(lambda screen: "█" in screen.partition("\nin ")[2].partition("\n")[0])
+    assert "1 stream " in screen
+    terminal.tmux("send-keys", "q")
+    assert terminal.until(lambda screen: "exited: " in screen).split() == ["exited:", "0"]
+
+
+def assert_tells(commands: Commands, name: str) -> None:
+    done = commands.run("top", name, "-i", "0.1", "-c", "1", "--json")
+    assert (done.code, done.err) == (exits.OK, "")
+    assert done.objects[0]["node"]["name"] == name
 
 
 def test_plots() -> None:

@@ -1,16 +1,51 @@
-"""What a bus' counters say of the time since they were last looked at."""
+"""Statistics of a bus for peers that ask for them: what ``dittobus top PEER`` shows.
+
+A program of ``dittobus.aio`` has them told by one line:
+
+>>> bus.on_stream(statistics.STREAM, statistics.answers(bus))
+
+One that takes ``bus.offers()`` accepts streams of that name, and gives them to ``answers(bus)``, too. Whoever
+is in the mesh may ask then, and learns with whom the bus converses, and how much; never what is said.
+
+On such a stream each message of who asks, whatever is in it, is answered with one: a JSON object, in which
+rates are those since the answer before.
+"""
 
 from __future__ import annotations
 
+import base64
+import json
+from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from dittobus import UnknownPeer
-from dittobus.cli.output import peer_object
+from dittobus import BusError, UnknownPeer
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from dittobus import DittoAddress, Peer, Traffic
-    from dittobus.aio import Bus
+    from dittobus.aio import Bus, Stream
+
+__all__ = ["STREAM", "Sampler", "answers"]
+
+STREAM = "dittobus.statistics"
+"""The name of streams that ask."""
+
+
+def answers(bus: Bus) -> Callable[[Stream, DittoAddress], Awaitable[None]]:
+    """Return what answers on a stream, until its other side has finished, or has gone."""
+
+    async def answer(stream: Stream, peer: DittoAddress) -> None:
+        sampler = Sampler(bus)
+        with suppress(BusError):
+            async for _ in stream:
+                await stream.send(json.dumps(sampler.sample(monotonic())).encode())
+            await stream.finish()
+            await stream.close()
+
+    return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +116,25 @@ class Sampler:
             "bytes_out_per_s": rate(traffic.bytes_sent, before.traffic.bytes_sent),
             "queued_bytes": traffic.send_queue_bytes + traffic.unconsumed_bytes,
         }
+
+
+def peer_object(peer: Peer) -> dict[str, Any]:
+    """Return what JSON says of a peer."""
+    return {
+        "address": str(peer.address),
+        "name": peer.name,
+        "metadata": text_or_base64(peer.metadata),
+        "state": peer.state.value,
+        "path": {"reliable": peer.path.reliable.value, "datagram": peer.path.datagram.value},
+        "rtt_s": peer.rtt_s,
+        "jitter_s": peer.jitter_s,
+        "loss": peer.loss,
+    }
+
+
+def text_or_base64(data: bytes) -> dict[str, str]:
+    """Return bytes as JSON can carry them: as text if they are UTF-8, else in base64."""
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
