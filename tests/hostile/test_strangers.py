@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from brokerless import PeerJoined
-from brokerless.transport.zap import ZapHandler
+from brokerless.transport.zap import ZAP_ENDPOINT, ZapHandler
 from tests.hostile.curve import GREETING, MORE, CurveClient, framed, key_pair
 from tests.hostile.raw import (
     REFUSE_PROOF,
@@ -62,6 +62,7 @@ async def test_without_the_right_keys_nobody_is_heard(tmp_path: Path, secured: C
 async def test_with_the_authentication_handler_dead_nobody_comes_in(tmp_path: Path) -> None:
     async with siege(tmp_path) as attack:
         transport: Any = attack.victim.node._transport
+        transport._zap._socket.unbind(ZAP_ENDPOINT)  # at once; close leaves that to another thread
         transport._zap.close()
         intruder = attack.intruder()
         speaking = asyncio.create_task(intruder.say(intruder.hello(attack.key)))
