@@ -83,7 +83,7 @@ def try_mutant(mutant: Mutant, tree: Path) -> Outcome:
         path.write_text(text)
     seconds = time.monotonic() - started
     if result.returncode == TESTS_FAILED:
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", result.stdout, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", result.stdout, re.MULTILINE)
         return Outcome(mutant, failed[1] if failed else "a test", seconds)
     trouble = "" if result.returncode == 0 else (result.stdout + result.stderr)[-2_000:]
     return Outcome(mutant, None, seconds, trouble)

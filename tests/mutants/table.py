@@ -443,6 +443,17 @@ TRUST = (
             "tests/transport/test_transport.py",
         ),
     ),
+    Mutant(
+        "let anybody push while no handler asks",
+        "brokerless/transport/push.py",
+        (
+            (
+                "self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)",
+                "self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 0)",
+            ),
+        ),
+        ("tests/transport/test_push.py",),
+    ),
 )
 
 MUTANTS: tuple[Mutant, ...] = tuple(
