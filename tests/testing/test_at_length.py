@@ -1,14 +1,15 @@
-"""Much of the same on one session: streams opened over a bad line, many at once, and one after the other."""
+"""Much of the same on one session: streams opened over a bad line, many at once, in turns, unread."""
 
 from __future__ import annotations
 
 import gc
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
 from brokerless.config import Limits
-from brokerless.model import PeerLeft, Reliability, StreamEnded, StreamOpened
+from brokerless.model import DropCause, PeerLeft, Reliability, StreamEnded, StreamOpened
 from brokerless.testing.sim_invariants import check_node, check_rest
 from brokerless.testing.sim_link import Conditions
 from brokerless.testing.simulation import SimNetwork, SimNode
@@ -22,6 +23,8 @@ LOSSY = Conditions(latency_s=0.02, loss=0.3)
 
 PATIENT = Limits(liveness_s=30.0)
 """After five losses in a row, as of one packet in 400, TCP is silent for 6 s. Here one waits longer."""
+
+KIB, MIB = 1024, 1024 * 1024
 
 
 class Openings:
@@ -132,10 +135,55 @@ def test_streams_that_were_opened_and_closed_leave_nothing(reliability: Reliabil
         assert node.core._budget.reserved == 0
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_who_never_reads_costs_no_more_after_a_minute_than_at_its_beginning() -> None:
+    """Sent to all the time, on a stream as much as it takes; ``processes/test_strains.py`` has real ones."""
+    network = SimNetwork(3)
+    one, other = network.pair(has_datagrams=True)
+    other.consumes = False
+    stream = one.open_stream(other, "unread", timeout=None)
+    network.run(1.0)
+
+    def send_for(seconds: int) -> int:
+        """Return what both ends take afterwards, and hold for the other."""
+        for tick in range(10 * seconds):
+            while stream.room >= KIB:
+                stream.send(tick.to_bytes(4) * (KIB // 4))
+            for _ in range(10):
+                one.send(tick.to_bytes(4) * (KIB // 4), other, reliability=Reliability.UNRELIABLE)
+            network.run(0.1)
+            forget_events(one, other)
+        check_node(one)
+        check_node(other)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        at_first = send_for(15)
+        in_the_end = send_for(amount(45, 3_600))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    print(f"at first {at_first / MIB:.2f} MiB, in the end {in_the_end / MIB:.2f}, at most {most / MIB:.2f}")
+    assert most <= Limits().stream_window_bytes + 32 * MIB
+    assert in_the_end <= at_first + MIB // 4, "it grows"
+    assert stream.room < KIB, "the stream was never full"
+    assert other.core.stats().dropped[DropCause.RECEIVE_QUEUE_FULL] > 1_000
+    assert sum(map(len, other.received[next(iter(other.received))])) <= Limits().stream_window_bytes
+
+
 def forget(*nodes: SimNode) -> None:
     """Empty what simulated applications collect."""
+    forget_events(*nodes)
+    for node in nodes:
+        node.received.clear()
+
+
+def forget_events(*nodes: SimNode) -> None:
+    """Empty what was told; nobody was lost."""
     for node in nodes:
         assert node.of_type(PeerLeft) == []
         node.events.clear()
         node.actions.clear()
-        node.received.clear()
