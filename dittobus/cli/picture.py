@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -23,13 +24,21 @@ BARS = "▁▂▃▄▅▆▇█"
 
 STYLES = {"alive": "green", "suspect": "bold red", "joining": "yellow", "known": "dim"}
 
-COLUMNS = (
+PLOT = ""
+"""The heading of round trips as they were."""
+
+NAME_CELLS_MAX = 20
+"""Of a longer name the beginning is shown: there are other columns."""
+
+GAP = 2
+
+HEADINGS = (
     "PEER",
     "ADDRESS",
     "STATE",
     "BY",
     "ROUND TRIP",
-    "",
+    PLOT,
     "JITTER",
     "LOSS",
     "IN",
@@ -38,7 +47,10 @@ COLUMNS = (
     "DROPS",
 )
 
-_LEFT = ("PEER", "ADDRESS", "STATE", "BY", "")
+EXPENDABLE = ("BY", "JITTER", "ADDRESS", "LOSS", "DROPS")
+"""What is left out, in this order, where the terminal is too narrow for all."""
+
+_LEFT = ("PEER", "ADDRESS", "STATE", "BY", PLOT)
 
 
 def plot(values: Iterable[float | None]) -> str:
@@ -73,11 +85,11 @@ class Picture:
         for peer in sample["peers"]:
             self._round_trips[peer["address"]].append(peer["rtt_s"])
 
-    def draw(self) -> RenderableType:
-        """Return what to show."""
+    def draw(self, width: int) -> RenderableType:
+        """Return what to show in a terminal of so many columns."""
         if self._sample is None:
             return Text("nothing has been measured yet")
-        return Group(self._head(self._sample), self._table(self._sample["peers"]))
+        return Group(self._head(self._sample), self._table(self._sample["peers"], width))
 
     def _head(self, sample: dict[str, Any]) -> Text:
         node, peers = sample["node"], sample["peers"]
@@ -95,26 +107,58 @@ class Picture:
             f"\ndropped: {drops}   handshakes refused: {node['handshakes_refused']:,}   q: quit\n",
         )
 
-    def _table(self, peers: list[dict[str, Any]]) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in COLUMNS:
-            table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
-        for peer in peers:
-            table.add_row(
-                Text(printable(peer["name"])),
-                peer["address"][:8],
-                Text(peer["state"], STYLES.get(peer["state"], "")),
-                "+".join(way for way in peer["path"].values() if way != "none") or "-",
-                seconds(peer["rtt_s"]),
-                Text(plot(self._round_trips[peer["address"]]), "cyan"),
-                seconds(peer["jitter_s"]),
-                share(peer["loss"]),
-                f"{size(peer.get('bytes_in_per_s', 0))}/s",
-                f"{size(peer.get('bytes_out_per_s', 0))}/s",
-                f"{peer['streams']:,}",
-                f"{sum(peer['dropped'].values()):,}",
+    def _table(self, peers: list[dict[str, Any]], width: int) -> Table:
+        rows = [_row(peer) for peer in peers]
+        shown, plotted = _fitting(rows, width)
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+        for heading in shown:
+            table.add_column(
+                heading,
+                justify="left" if heading in _LEFT else "right",
+                no_wrap=True,
+                max_width=NAME_CELLS_MAX if heading == "PEER" else None,
             )
+        for peer, row in zip(peers, rows, strict=True):
+            kept = list(self._round_trips[peer["address"]])[-plotted:] if plotted else []
+            cells = {
+                **{heading: Text(cell) for heading, cell in row.items()},
+                "STATE": Text(peer["state"], STYLES.get(peer["state"], "")),
+                PLOT: Text(plot(kept), "cyan"),
+            }
+            table.add_row(*(cells[heading] for heading in shown))
         return table
+
+
+def _row(peer: dict[str, Any]) -> dict[str, str]:
+    return {
+        "PEER": printable(peer["name"]) or peer["address"][:8],
+        "ADDRESS": peer["address"][:8],
+        "STATE": peer["state"],
+        "BY": "+".join(way for way in peer["path"].values() if way != "none") or "-",
+        "ROUND TRIP": seconds(peer["rtt_s"]),
+        PLOT: "",
+        "JITTER": seconds(peer["jitter_s"]),
+        "LOSS": share(peer["loss"]),
+        "IN": f"{size(peer.get('bytes_in_per_s', 0))}/s",
+        "OUT": f"{size(peer.get('bytes_out_per_s', 0))}/s",
+        "STREAMS": f"{peer['streams']:,}",
+        "DROPS": f"{sum(peer['dropped'].values()):,}",
+    }
+
+
+def _fitting(rows: list[dict[str, str]], width: int) -> tuple[list[str], int]:
+    """Return the headings that fit in so many cells, and how many samples can be plotted beside them."""
+    widths = {
+        heading: max(len(heading), *(cell_len(row[heading]) for row in rows), 0) for heading in HEADINGS
+    }
+    widths["PEER"] = min(widths["PEER"], NAME_CELLS_MAX)
+    left_out = 0
+    while True:
+        shown = [heading for heading in HEADINGS if heading not in EXPENDABLE[:left_out]]
+        rest = width - sum(widths[heading] + GAP for heading in shown) + GAP
+        if rest >= 0 or left_out == len(EXPENDABLE):
+            return shown, min(max(rest, 0), PLOT_SAMPLES)
+        left_out += 1
 
 
 def _counted(count: int, thing: str) -> str:

@@ -68,7 +68,7 @@ async def test_nothing_is_drawn_that_a_terminal_obeys(aio_pair: tuple[Bus, Bus])
     assert "\x1b" not in repr(drawn)
     picture = Picture()
     picture.take(drawn)
-    picture.draw()
+    picture.draw(80)
 
 
 @pytest.mark.asyncio

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from dittobus.cli import exits
-from dittobus.cli.picture import plot
+from dittobus.cli.picture import EXPENDABLE, HEADINGS, Picture, plot
 
 if TYPE_CHECKING:
     from tests.dittobus.cli.processes import Commands, Running
@@ -119,6 +121,41 @@ def test_a_peer_in_a_terminal(commands: Commands, terminal: Terminal) -> None:
     assert "1 stream " in screen
     terminal.tmux("send-keys", "q")
     assert terminal.until(lambda screen: "exited: " in screen).split() == ["exited:", "0"]
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [(140, set()), (110, {"BY"}), (80, set(EXPENDABLE) - {"DROPS"}), (10, set(EXPENDABLE))],
+)
+def test_what_a_narrow_terminal_shows_is_whole(width: int, left_out: set[str]) -> None:
+    row: dict[str, Any] = {
+        "name": "a camera of a name that is longer than anybody reads",
+        "address": 52 * "a",
+        "state": "alive",
+        "path": {"reliable": "ipc", "datagram": "udp"},
+        **{"rtt_s": 0.00123, "jitter_s": 0.000456, "loss": 0.0},
+        **{"bytes_in_per_s": 122e6, "bytes_out_per_s": 3830, "streams": 2, "dropped": {}},
+    }
+    node = {
+        "name": "ann",
+        "address": 52 * "b",
+        "links": 1,
+        "streams": 2,
+        "dropped": {},
+        "handshakes_refused": 0,
+    }
+    rates = dict.fromkeys(("bytes_in_per_s", "bytes_out_per_s", "messages_in_per_s", "messages_out_per_s"), 0)
+    picture = Picture()
+    for _ in range(50):
+        picture.take({"node": {**node, **rates}, "peers": [row, {**row, "name": "", "address": 52 * "c"}]})
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(picture.draw(width))
+    heading, first, second = console.export_text().splitlines()[-3:]
+    if width > 10:
+        assert set(heading.split()) == {name for name in " ".join(HEADINGS).split() if name not in left_out}
+        assert "122 MB/s" in first
+        assert "3.83 kB/s" in first
+        assert second.startswith("cccccccc ")
 
 
 def assert_tells(commands: Commands, name: str) -> None:
