@@ -64,6 +64,8 @@ def line_of(error: BaseException) -> str:
     """Return what to say of ``error``."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, StreamRejected) and error.reason:
+        return f"the peer did not take the stream: {error.reason}"
     return str(error) or type(error).__name__
 
 

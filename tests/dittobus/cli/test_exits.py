@@ -55,6 +55,8 @@ def test_what_is_unknown_for_lack_of_time() -> None:
         (OSError(28, "No space left on device"), "No space left on device"),
         (ConfigError("port: no", hint="take another"), "port: no (take another)"),
         (PortInUse("port 4000 is taken", hint="take another"), "port 4000 is taken (take another)"),
+        (StreamRejected(3, "not today"), "the peer did not take the stream: not today"),
+        (StreamRejected(3), "stream rejected with code 3: ''"),
         (AssertionError(), "AssertionError"),
     ],
 )
