@@ -283,7 +283,6 @@ SESSIONS = (
         "core",
         "        elif now < peering.expected_until:\n",
         "        elif now < 0.0:\n",
-        simulated=True,
     ),
     _core(
         "believe what lay in an older link",
