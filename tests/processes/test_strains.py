@@ -175,7 +175,7 @@ async def test_a_peer_that_never_reads_costs_a_window_at_both_ends(tmp_path: Pat
         stream = await stream_between(sender, reader)
         sender.do("flood", stream=stream)
         await reader.says("messages", stream=stream)
-        for _ in range(amount(2, 1800)):
+        for _ in range(amount(2, 3_600)):
             grown = [
                 await private_bytes(process) - early for process, early in zip(ends, before, strict=True)
             ]
