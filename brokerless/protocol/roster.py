@@ -338,8 +338,12 @@ class Roster:
     def set_waiting(self, address: Address, waiting: bool) -> None:
         """A session waits for a link to the peer, or no longer does: dial it faster, or at leisure."""
         entry = self._entries.get(address)
-        if entry is not None:
-            entry.waiting = waiting
+        if entry is None:
+            return
+        was_eligible = self._is_eligible(entry)
+        entry.waiting = waiting
+        if not was_eligible and not entry.dialling:
+            self._schedule(address, entry, self._now)
 
     def doubt(self, address: Address, doubted: bool, now: float) -> None:
         """The peer has become suspect: dial a second link beside what it has; or it is beyond doubt again."""

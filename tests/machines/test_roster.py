@@ -41,6 +41,8 @@ class Known:
     connected: bool = False
     doubted: bool = False
     under_way: set[str] = field(default_factory=set)
+    news: set[str] = field(default_factory=set)
+    """Places heard of while others were dialled, and not dialled since: they need not wait."""
     earliest: float = 0.0
     """Before this nothing gives a reason to dial."""
 
@@ -102,6 +104,8 @@ class RosterAtLarge(RuleBasedStateMachine):
         if places:
             one.sources[source] = tuple(places)
             one.ever.update(places)
+            if one.under_way:
+                one.news.update(set(places) - one.under_way)
         else:
             one.sources.pop(source, None)
         if not one.sources and not one.connected:
@@ -137,6 +141,7 @@ class RosterAtLarge(RuleBasedStateMachine):
             assert not one.is_served
             assert self.now >= one.earliest - 1e-9, "it is to be left alone"
             one.under_way.add(place)
+            one.news.discard(place)
         assert sum(len(one.under_way) for one in self.known.values()) <= AT_ONCE_MAX
         if any(not self.known[address].is_firm for address, _ in dials):
             firm_too = [len(self.known[a].under_way) for a in {address for address, _ in dials}]
@@ -159,10 +164,10 @@ class RosterAtLarge(RuleBasedStateMachine):
         one = self.known[address]
         one.under_way.discard(place)
         if not one.under_way:
-            # The next tier may follow at once, else it is left alone; how often it failed says for how long.
-            one.earliest = (
-                self.now if len({p.split(":")[0] for p in one.ever}) > 1 else self.now + LIMITS.redial_min_s
-            )
+            # The next tier may follow at once, as may what is news; else it is left alone, for as long as it
+            # has failed often.
+            may_follow = one.news or len({p.split(":")[0] for p in one.ever}) > 1
+            one.earliest = self.now if may_follow else self.now + LIMITS.redial_min_s
         self.roster.dial_failed(address, place, self.now)
 
     @rule(address=WHO)
@@ -207,6 +212,8 @@ class RosterAtLarge(RuleBasedStateMachine):
         if one is not None and (waiting or one.sources or one.connected):
             self.roster.set_waiting(address, waiting)
             one.waiting = waiting
+            if waiting:
+                self.prompt(address)
 
     @rule(address=WHO, doubted=st.booleans())
     def doubt(self, address: Address, doubted: bool) -> None:

@@ -195,6 +195,20 @@ def test_waits_are_counted_from_the_end_of_the_last_dial() -> None:
     assert roster.next_deadline() == NOW + 5.1
 
 
+def test_whom_a_session_waits_for_is_dialled_though_hearsay_is_all_that_is_known() -> None:
+    roster = fresh()
+    roster.learn(HIGHER, GOSSIP, (TCP,), 1, NOW)
+    assert roster.next_deadline() is None
+    roster.set_waiting(HIGHER, False)
+    assert roster.next_deadline() is None
+    roster.set_waiting(HIGHER, True)
+    assert roster.plan(NOW) == [(HIGHER, TCP)]
+    roster.set_waiting(HIGHER, False)
+    roster.set_waiting(HIGHER, True)
+    assert roster.next_deadline() is None  # that is under way
+    roster.set_waiting(LOWER, True)  # of whom nobody has heard
+
+
 def test_while_a_session_waits_the_wait_is_short() -> None:
     roster = known()
     roster.set_waiting(HIGHER, True)
