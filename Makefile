@@ -4,6 +4,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
 MINUTES ?= 20
+WORKERS ?= 3
 FUZZ_MINUTES ?= 2
 TARGETS ?=
 BIN := $(VENV)/bin
@@ -39,8 +40,10 @@ test-protocol: $(VENV)/.installed-test
 			{ echo "$$report"; echo "tests/protocol/test_$$module.py alone must cover all of it."; status=1; }; \
 	done; exit $$status
 
+# Most of these wait for sockets and processes, so more of them run at once than there are cores. A file stays in
+# one piece, for its tests may share what is dear.
 test-shell: $(VENV)/.installed-test
-	$(BIN)/pytest --ignore=tests/protocol
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --ignore=tests/protocol
 
 # What is limited in time for the sake of every change goes on for much longer here.
 soak: $(VENV)/.installed-test
