@@ -276,6 +276,7 @@ def overflow(send: Callable[[bytes], Outcome[Any]], receiver: AnyBus) -> int:
         return receiver.stats().dropped.get(DropCause.RECEIVE_QUEUE_FULL, 0) >= 20
 
     until(is_dropping)
+    until(lambda: receiver.stats().traffic.messages_received >= sent)  # none is on its way any more
     return sent
 
 
