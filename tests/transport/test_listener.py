@@ -195,6 +195,7 @@ class TestImpostors:
                 if accepting.socket.poll(10):
                     accepting._wake.nudge()
                     return successor, events
+            events.close()
             successor.close(linger=0)  # libzmq still took the routing id for the victim's
         raise AssertionError("nobody could take over")
 
