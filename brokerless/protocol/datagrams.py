@@ -364,9 +364,6 @@ class Datagrams:
         if stream is None and fragment.stream_id:
             self._host.drop(DropCause.STALE)  # its stream is over, or not open yet
             return
-        if fragment.fragments == 1:
-            self._deliver(fragment, stream, fragment.payload, now)
-            return
         dropped = self._reassembly.dropped
         data = self._reassembly.add(fragment, now)
         self._count_dropped(DropCause.INCOMPLETE, self._reassembly.dropped - dropped)
@@ -390,8 +387,7 @@ class Datagrams:
             dropped = stream.unread.dropped
             if not stream.arrived(data):
                 self._host.drop(DropCause.LATE)
-            if stream.unread.dropped != dropped:
-                self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, stream.unread.dropped - dropped)
+            self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, stream.unread.dropped - dropped)
             return
         self._singles_received += 1
         self._single_bytes_received += len(data)
@@ -401,8 +397,7 @@ class Datagrams:
         dropped = unread.dropped
         if unread.put(message, len(data) + MESSAGE_COST_BYTES):
             self._host.emit(UnreliableWaiting(None, unread))
-        if unread.dropped != dropped:
-            self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, unread.dropped - dropped)
+        self._count_dropped(DropCause.RECEIVE_QUEUE_FULL, unread.dropped - dropped)
 
     def _count_dropped(self, cause: DropCause, count: int) -> None:
         for _ in range(count):

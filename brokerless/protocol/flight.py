@@ -25,7 +25,6 @@ trips of 16 bytes beside them 0.8 ms in the median; 140 and 1.0 with 192 KiB, 15
 BEST_LIFETIME_S = 10.0
 """How long the smallest round trip and the largest rate seen are believed, as in BBR."""
 
-
 NEARLY = 0.9
 """A round trip counts as the smallest again if its inverse is this share of the best: no two are equal."""
 
