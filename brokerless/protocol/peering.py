@@ -369,6 +369,7 @@ class Peering:
                     self.info(link, frame, now)
                 elif isinstance(frame, wire.Goodbye):
                     self._goodbye(frame, now)
+                if link.id not in self.links:  # that cut it: nothing behind it is heard
                     return
         # On any other link it is of a session that ended while this was under way.
         if link.phase is LinkPhase.READY and self.session is not None:

@@ -398,6 +398,16 @@ def test_a_link_whose_peer_may_have_agreed_to_the_old_session_goes_with_it() -> 
     assert host.peering.session is None
 
 
+def test_what_stands_behind_an_info_that_cuts_its_link_is_not_heard() -> None:
+    host = Host()
+    link = host.joined()
+    agreed = info(epoch=3, knows=2)  # with the session that follows, as if that had been told
+    frames = (wire.encode_info(info(epoch=2)), wire.encode_info(agreed))
+    host.peering.packet(link, packet(*frames), 100, 100.0)
+    assert host.told == [(PeerLeft, LossReason.EXPELLED)]
+    assert not host.peering.joined
+
+
 # Admission
 
 
