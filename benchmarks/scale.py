@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from brokerless import Address, Limits
 from brokerless.protocol.core import NodeCore
+from brokerless.protocol.incarnation import Incarnation
 from pair import machine
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ def roster_us() -> dict[int, float]:
     # All are to be dialled, so that the same is to be done for each.
     core = NodeCore(
         address=Address(bytes(32)),
-        boot=1,
+        incarnation=Incarnation(bytes(32), boot=1, began_us=0),
         mesh_key=bytes(32),
         limits=Limits(eager_dials_max=Limits().peers_max),
         wake=lambda: None,

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from brokerless.private_files import make_private_directory
 from brokerless.protocol import actions, wire
 from brokerless.protocol.core import NodeCore
 from brokerless.protocol.datagram_plane import DatagramPlane
+from brokerless.protocol.incarnation import Incarnation
 from brokerless.pump import Pump
 from brokerless.transport import Transport, fits_ipc
 from brokerless.trust import MeshTrust, mesh_key, private_directory
@@ -130,7 +132,9 @@ class Node:
         plane = DatagramPlane(port, config.limits.unreliable_queue_bytes_max)
         self._core = NodeCore(
             address=self.address,
-            boot=secrets.randbits(63) + 1,
+            incarnation=Incarnation(
+                self._identity.secret, boot=secrets.randbits(63) + 1, began_us=time.time_ns() // 1000
+            ),
             mesh_key=self._trust.key,
             limits=config.limits,
             wake=self._wake,

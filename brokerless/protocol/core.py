@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from brokerless.address import Address
     from brokerless.config import Limits
     from brokerless.model import Event, Peer
+    from brokerless.protocol.incarnation import Incarnation
     from brokerless.protocol.paths import UdpPlace
     from brokerless.protocol.stream import Stream
 
@@ -71,7 +72,7 @@ class NodeCore:
         self,
         *,
         address: Address,
-        boot: int,
+        incarnation: Incarnation,
         mesh_key: bytes,
         limits: Limits,
         wake: Callable[[], None],
@@ -84,7 +85,8 @@ class NodeCore:
         gossips: bool = False,
     ) -> None:
         self.address = address
-        self.boot = boot
+        self.boot = incarnation.boot
+        self.claim = incarnation.claim
         self.name = name
         self.metadata = metadata
         self.tcp_places = ""
@@ -95,6 +97,7 @@ class NodeCore:
         self.roster = Roster(address, limits)
         self.handshakes_refused = 0
         self.dials_failed = 0
+        self._incarnation = incarnation
         self._mesh_key = mesh_key
         self._versions = versions
         self._wake = wake
@@ -779,9 +782,10 @@ class NodeCore:
         if not self._leaving:
             session.pass_on(frame)
 
-    def superseded(self) -> None:
-        """A newer process has this node's identity."""
-        self._actions.append(Superseded())
+    def superseded(self, claim: bytes) -> None:
+        """A peer says that a newer process has this node's identity; believed with proof only."""
+        if self._incarnation.is_superseded_by(claim):
+            self._actions.append(Superseded())
 
     def rest(self, remote: Address, now: float) -> None:
         """Leave the peer alone for a while."""

@@ -99,6 +99,7 @@ class PeeringHost(Protocol):
     name: str
     metadata: bytes
     tcp_places: str
+    claim: bytes
     asks_admission: bool
 
     def new_session(self, remote: Address, now: float) -> Session:
@@ -143,8 +144,8 @@ class PeeringHost(Protocol):
     def rest(self, remote: Address, now: float) -> None:
         """Leave the peer alone for a while."""
 
-    def superseded(self) -> None:
-        """A newer process has this node's identity."""
+    def superseded(self, claim: bytes) -> None:
+        """A peer says that a newer process has this node's identity; the claim proves it, or does not."""
 
     def push(self, remote: Address, places: str) -> None:
         """Have a PUSH connection to one of these places; none: have none."""
@@ -215,8 +216,9 @@ class Peering:
         link.told = session.their_nonce
         limits = session.limits
         self.expected_until = now + limits.handshake_timeout_s + limits.liveness_s
-        info = session.info(self._host.name, self._host.metadata, self._host.tcp_places)
-        self._host.say(link, wire.encode_packet(0, 0, (wire.encode_info(info),)))
+        host = self._host
+        info = session.info(host.name, host.metadata, host.tcp_places, host.claim)
+        host.say(link, wire.encode_packet(0, 0, (wire.encode_info(info),)))
 
     def end(
         self,
@@ -274,7 +276,7 @@ class Peering:
         if verdict is Verdict.RENEWED and self._is_left_over(link, theirs):
             self._host.cut(link, "its process is over", now)
         elif verdict is Verdict.RENEWED:
-            self._renew(link, theirs, now)
+            self._renew(link, info, now)
             if link.id in self.links:
                 # Now that ours is fresh, this is agreed or awaited; or asked about anew.
                 self.info(link, info, now)
@@ -297,14 +299,14 @@ class Peering:
         assert self.session.their_nonce is not None
         return theirs.boot != self.session.their_nonce.boot and link.opened < self._began
 
-    def _renew(self, link: Link, theirs: Nonce, now: float) -> None:
+    def _renew(self, link: Link, info: wire.Info, now: float) -> None:
         """The peer began another session: ours is over. This link, if spared, hears of our new nonce."""
         assert self.session is not None
         assert self.session.their_nonce is not None
-        restarted = theirs.boot != self.session.their_nonce.boot
+        restarted = info.boot != self.session.their_nonce.boot
         reason = LossReason.RESTARTED if restarted else LossReason.EXPELLED
         # Where the process before still lives, it must learn that somebody else has its identity now.
-        farewell = wire.Goodbye(wire.Farewell.SUPERSEDED, "a newer process has this identity")
+        farewell = wire.Goodbye(wire.Farewell.SUPERSEDED, "a newer process has this identity", info.claim)
         error = PeerLost(reason=reason.value, peer=self.address)
         spared = is_spared(link.told)
         self.end(reason, error, now, farewell if restarted else None, spared=link if spared else None)
@@ -384,7 +386,7 @@ class Peering:
         if frame.code == wire.Farewell.REFUSED:
             error = PeerRefused(reason=frame.reason, peer=self.address)
         elif frame.code == wire.Farewell.SUPERSEDED:
-            self._host.superseded()
+            self._host.superseded(frame.claim)
         self.end(reason, error, now)
         self._host.rest(self.address, now)
 

@@ -237,7 +237,7 @@ class Session:
             dropped=dict(self.dropped),
         )
 
-    def info(self, name: str, metadata: bytes, tcp_places: str = "") -> wire.Info:
+    def info(self, name: str, metadata: bytes, tcp_places: str = "", claim: bytes = b"") -> wire.Info:
         """Return what to tell the peer on a link."""
         theirs = self.their_nonce or Nonce(0, 0)
         index, key = self.datagrams.announce()
@@ -261,6 +261,7 @@ class Session:
             udp_places=self.datagrams.plane.udp_places,
             pull_places=self.datagrams.plane.pull_places,
             tcp_places=tcp_places,
+            claim=claim,
         )
 
     # Inputs

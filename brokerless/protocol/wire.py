@@ -40,6 +40,8 @@ RELIABILITIES = ("reliable", "unreliable", "sequenced")
 
 DATAGRAM_KEY_BYTES = 32
 
+CLAIM_BYTES = 48
+
 PLACES_BYTES_MAX = 768
 """The places of a node for one purpose, in INFO: sixteen of the longest, those with an IPv6 address."""
 
@@ -167,7 +169,7 @@ class Farewell(enum.IntEnum):
     FAULT = 2
     """The reader broke the protocol."""
     SUPERSEDED = 3
-    """Another live process has the reader's identity, and came later."""
+    """Another process has the reader's identity, and came later; the claim proves it."""
     SILENT = 4
     """The reader was not heard for the liveness limit."""
     REFUSED = 5
@@ -183,10 +185,14 @@ class Probed(NamedTuple):
 
 
 class Goodbye(NamedTuple):
-    """Last word on a session: why it ends."""
+    """Last word on a session: why it ends.
+
+    ``claim``: with SUPERSEDED, that of the process which came later.
+    """
 
     code: int
     reason: str
+    claim: bytes = b""
 
 
 class Data(NamedTuple):
@@ -248,6 +254,8 @@ class Info:
     """The same for those that come by PUSH."""
     tcp_places: str = ""
     """Where the sender may be dialled, for the reader to tell others; none: nobody is told of it."""
+    claim: bytes = b""
+    """Proof of which process with its identity the sender is; see ``incarnation``. For it alone to check."""
 
 
 StreamControl: TypeAlias = Open | Accept | Reject | Grant | Blocked | Finish | Close | Reset
@@ -268,6 +276,7 @@ class Packet(NamedTuple):
 _TEXT = (str, 1024)
 _NAME = (str, 64)
 _BLOB = (bytes, 4096)
+_CLAIM = (bytes, CLAIM_BYTES)
 _SHAPES: dict[type[Control], tuple[int, tuple[int | tuple[type, int], ...]]] = {
     Open: (0x01, (STREAM_ID_MAX, len(RELIABILITIES) - 1, _NAME, _BLOB, U32_MAX)),
     Accept: (0x02, (STREAM_ID_MAX, _BLOB, U64_MAX)),
@@ -279,7 +288,7 @@ _SHAPES: dict[type[Control], tuple[int, tuple[int | tuple[type, int], ...]]] = {
     Reset: (0x0A, (STREAM_ID_MAX, U32_MAX, _TEXT, U64_MAX)),
     Ping: (0x11, (U64_MAX, U64_MAX)),
     Pong: (0x12, (U64_MAX,)),
-    Goodbye: (0x13, (U32_MAX, _TEXT)),
+    Goodbye: (0x13, (U32_MAX, _TEXT, _CLAIM)),
     Probed: (0x14, (U64_MAX, U64_MAX, U64_MAX)),
     Met: (0x80, ((bytes, 32), (str, PLACES_BYTES_MAX))),
 }
@@ -303,6 +312,7 @@ _INFO_SHAPE: dict[str, int | tuple[type, int]] = {
     "udp_places": (str, PLACES_BYTES_MAX),
     "pull_places": (str, PLACES_BYTES_MAX),
     "tcp_places": (str, PLACES_BYTES_MAX),
+    "claim": _CLAIM,
 }
 _CONTROL_BY_CODE = {code: (frame_type, shape) for frame_type, (code, shape) in _SHAPES.items()}
 DATA_CODE = 0x04
@@ -452,7 +462,8 @@ def _refuse(*_: object) -> NoReturn:
 def _decode_control(code: int, body: bytes) -> Control:
     frame_type, shape = _CONTROL_BY_CODE[code]
     values = _unpack(body)
-    if type(values) is not tuple or len(values) < len(shape):
+    required = len(shape) - len(frame_type._field_defaults)
+    if type(values) is not tuple or len(values) < required:
         raise WireError(f"{frame_type.__name__}: too few fields")
     for value, allowed in zip(values, shape, strict=False):  # what follows the known fields is ignored
         _check(frame_type.__name__, value, allowed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from brokerless.model import MessageReceived, Reliability, StreamMessages, StreamOffered, UnreliableWaiting
 from brokerless.protocol.actions import Admit, Cut, Dial, Push
 from brokerless.protocol.core import NodeCore
+from brokerless.protocol.incarnation import Incarnation
 from brokerless.testing.sim_datagrams import connect
 from brokerless.testing.sim_link import LINK_BYTES_MAX, Sign
 
@@ -75,7 +76,9 @@ class SimNode:
         self._timer_at: float | None = None
         self.core = NodeCore(
             address=self.address,
-            boot=self.network.random.getrandbits(63) + 1,
+            incarnation=Incarnation(
+                self.address.public_key, self.network.random.getrandbits(63) + 1, int(self.network.now * 1e6)
+            ),
             mesh_key=self.mesh_key,
             limits=self.limits,
             wake=self.pump_soon,

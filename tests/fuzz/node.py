@@ -18,6 +18,7 @@ from brokerless.protocol.actions import Admit, Confirm, Cut, Dial, Push, Refused
 from brokerless.protocol.core import NodeCore
 from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.handshake import Hello, Role, encode_hello, prove
+from brokerless.protocol.incarnation import Incarnation
 from tests.fuzz.conversations import INFO
 from tests.fuzz.tape import steps
 from tests.protocol.datagram_ends import ELSEWHERE, Port
@@ -44,7 +45,7 @@ class _Node:
         plane.udp_places, plane.pull_places = str(self.port.place), f"127.0.0.{boot}:5000"
         self.core = NodeCore(
             address=address,
-            boot=boot,
+            incarnation=Incarnation(address.public_key, boot, began_us=0),
             mesh_key=MESH_KEY,
             limits=SMALL,
             wake=lambda: None,

@@ -31,8 +31,8 @@ OPEN, ACCEPT, REJECT, DATA, CHUNK, GRANT, BLOCKED, FINISH, CLOSE, RESET = range(
 INFO, PING, PONG, GOODBYE, PROBED = range(0x10, 0x15)
 MET = 0x80
 
-FAULT = 2
-"""Code of a GOODBYE: the reader broke the protocol."""
+FAULT, SUPERSEDED = 2, 3
+"""Codes of a GOODBYE: the reader broke the protocol; another process has its identity."""
 
 BUSY = 0x80000010
 """Code of a REJECT: too many streams are open or waiting."""
@@ -233,7 +233,7 @@ class Intruder:
 
     async def expelled(self) -> str:
         """Wait for the node's last word, which must be FAULT, hang up, and return its reason."""
-        code, reason = await self.hear_frame(GOODBYE)
+        code, reason, *_ = await self.hear_frame(GOODBYE)
         assert code == FAULT
         self.socket.close()
         return str(reason)

@@ -32,6 +32,7 @@ from tests.hostile.raw import (
     PONG,
     REJECT,
     RESET,
+    SUPERSEDED,
     Heard,
     Intruder,
     chunk,
@@ -144,7 +145,7 @@ async def test_who_waits_for_a_stream_of_his_is_told_that_he_was_expelled(tmp_pa
         await intruder.hear_frame(ACCEPT)
         stream = our_stream(attack, intruder)
         await intruder.say(packet(7, 0, frame(0x7F, b"")))
-        code, _ = await intruder.hear_frame(GOODBYE)
+        code, *_ = await intruder.hear_frame(GOODBYE)
         assert code == FAULT
         await intruder.hung_up()  # though it does not hang up itself
         error = await attack.victim.ended(stream)
@@ -327,6 +328,17 @@ async def test_nothing_is_heard_after_goodbye(tmp_path: Path) -> None:
         assert await attack.lost(intruder.keys.public) is LossReason.LEFT
         await intruder.hung_up()
         assert attack.victim.messages == []
+
+
+@pytest.mark.parametrize("claim", ["none", "made up", "the victim's own"])
+async def test_nobody_ends_a_node_by_telling_it_that_it_was_superseded(tmp_path: Path, claim: str) -> None:
+    async with siege(tmp_path) as attack:
+        intruder = attack.intruder()
+        told = await intruder.join(attack.key)
+        claims = {"none": [], "made up": [b"\xff" * 48], "the victim's own": [told["claim"]]}
+        await intruder.say(packet(0, 0, control(GOODBYE, SUPERSEDED, "there is another", *claims[claim])))
+        assert await attack.lost(intruder.keys.public) is LossReason.EXPELLED
+        assert attack.victim.node.failure is None
 
 
 async def test_numbers_that_jump_cost_the_link_and_not_the_session(tmp_path: Path) -> None:

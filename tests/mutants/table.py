@@ -260,6 +260,12 @@ SESSIONS = (
         "return False",
     ),
     _core(
+        "close at anybody's word that we were superseded",
+        "incarnation",
+        "hmac.compare_digest(proof, self._prove(order))",
+        "len(proof) == 32",
+    ),
+    _core(
         "resume on one nonce only",
         "association",
         "about_ours = _Ours.SAME if ours_as_they_know == ours else _Ours.OTHER",

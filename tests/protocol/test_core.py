@@ -46,6 +46,7 @@ from brokerless.protocol.actions import Admit, Confirm, Cut, Dial, Push, Refused
 from brokerless.protocol.core import ADMIT_HELD_BYTES_MAX, LAST_WORD_S, NodeCore
 from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.handshake import Handshake, Refusal, Refuse, Role, decode
+from brokerless.protocol.incarnation import Incarnation
 from brokerless.protocol.stream_state import UNTAKEN
 from brokerless.testing.simulation import SimNetwork, SimNode
 from tests.protocol.datagram_ends import ELSEWHERE, DatagramEnd, Port
@@ -58,6 +59,8 @@ US = Address(b"\x50" * 32)
 THEM = Address(b"\x90" * 32)
 OTHERS = [Address(bytes([0x91 + number]) * 32) for number in range(4)]
 KEY = bytes(32)
+SECRET = b"\x55" * 32
+BEGAN_US = 1_000_000
 PLACE = "tcp://192.0.2.1:4000"
 T = 5.0
 
@@ -69,7 +72,12 @@ class Node:
         self.now = 100.0
         self.wakes = 0
         self.core = NodeCore(
-            address=address, boot=7, mesh_key=KEY, limits=limits or Limits(), wake=self._wake, **options
+            address=address,
+            incarnation=Incarnation(SECRET, boot=7, began_us=BEGAN_US),
+            mesh_key=KEY,
+            limits=limits or Limits(),
+            wake=self._wake,
+            **options,
         )
         self.events: list[Any] = []
         self.actions: list[Any] = []
@@ -433,9 +441,10 @@ def test_what_a_dead_process_has_left_does_not_evict_its_successor() -> None:
     assert before.link in node.cuts()
     assert node.of_type(PeerLeft) == []
     assert not any(isinstance(frame, wire.Goodbye) for frame in after.heard())
-    Remote(node).join(boot=3000)  # while who opens a link later is indeed the next
+    Remote(node).join(boot=3000, claim=b"made by 3000")  # while who opens a link later is indeed the next
     assert [event.reason for event in node.of_type(PeerLeft)] == [LossReason.RESTARTED]
-    assert [frame.code for frame in after.heard()] == [wire.Farewell.SUPERSEDED]
+    (goodbye,) = after.heard()
+    assert (goodbye.code, goodbye.claim) == (wire.Farewell.SUPERSEDED, b"made by 3000")
 
 
 # Admission
@@ -1144,11 +1153,34 @@ def test_a_new_name_is_told_to_all_who_have_heard_the_old_one() -> None:
         assert (info.name, info.metadata) == ("after", b"meta")
 
 
-def test_a_newer_process_with_our_identity_is_obeyed() -> None:
+LATER = Incarnation(SECRET, boot=1, began_us=BEGAN_US + 1)
+
+
+@pytest.mark.parametrize(
+    ("claim", "is_believed"),
+    [
+        (LATER.claim, True),
+        (b"", False),
+        (LATER.claim[:-1] + bytes((LATER.claim[-1] ^ 1,)), False),
+        (Incarnation(KEY, boot=1, began_us=BEGAN_US + 1).claim, False),
+    ],
+    ids=["a newer process", "no claim", "a forged one", "another identity"],
+)
+def test_that_a_newer_process_has_our_identity_is_believed_with_its_claim(
+    claim: bytes, is_believed: bool
+) -> None:
     node = Node()
-    Remote(node).join().say(wire.Goodbye(wire.Farewell.SUPERSEDED, "a newer process has this identity"))
-    assert node.of_type(Superseded) == [Superseded()]
+    remote, friend = Remote(node).join(), Remote(node, OTHERS[0]).join()
+    remote.say(wire.Goodbye(wire.Farewell.SUPERSEDED, "a newer process has this identity", claim))
+    assert node.of_type(Superseded) == [Superseded()] * is_believed
     assert [event.reason for event in node.of_type(PeerLeft)] == [LossReason.EXPELLED]
+    friend.say(wire.Ping(1, 0))
+    assert wire.Pong(1) in friend.heard()
+
+
+def test_a_node_says_its_claim_to_who_has_proven_the_secret() -> None:
+    _, info = Remote(Node()).greet().heard()
+    assert info.claim == Incarnation(SECRET, boot=7, began_us=BEGAN_US).claim
 
 
 def test_a_link_within_the_host_is_seen_in_the_path() -> None:

@@ -48,6 +48,7 @@ class Host:
     def __init__(self) -> None:
         self.name, self.metadata, self.asks_admission = "us", b"", False
         self.tcp_places = "192.0.2.7:4000"
+        self.claim = b"our claim"
         self.peering = Peering(self, THEM)
         self.events: list[Event] = []
         self.said: list[tuple[int, Any]] = []
@@ -119,8 +120,8 @@ class Host:
     def rest(self, remote: Address, now: float) -> None:
         self.calls.append("rest")
 
-    def superseded(self) -> None:
-        self.calls.append("superseded")
+    def superseded(self, claim: bytes) -> None:
+        self.calls.append(f"superseded by {claim!r}")
 
     def ended(self, session: Session) -> None:
         self.over.append(session)
@@ -176,7 +177,13 @@ class Host:
 
 
 def info(
-    boot: int = THEIR_BOOT, epoch: int = 1, *, knows: int | None = None, name: str = "them", received: int = 0
+    boot: int = THEIR_BOOT,
+    epoch: int = 1,
+    *,
+    knows: int | None = None,
+    name: str = "them",
+    received: int = 0,
+    claim: bytes = b"",
 ) -> wire.Info:
     """Return an INFO of the peer; ``knows``: the epoch of ours that it has in mind."""
     return wire.Info(
@@ -190,6 +197,7 @@ def info(
         single_credit=10_000,
         streams_max=100,
         liveness_ms=5_000,
+        claim=claim,
         name=name,
         metadata=b"meta",
     )
@@ -345,7 +353,7 @@ def test_a_restarted_peer_leaves_and_joins_once_each_on_the_link_that_tells_of_i
     stream = host.session.open_stream(Reliability.RELIABLE, "", b"", None)
     session = host.session
     link = host.link()
-    host.hear(link, info(boot=THEIR_BOOT + 1))
+    host.hear(link, info(boot=THEIR_BOOT + 1, claim=b"proof"))
     assert host.told == [(PeerLeft, LossReason.RESTARTED), (PeerJoined, PeerState.ALIVE)]
     assert [type(event) for event in host.events] == [StreamEnded, PeerLeft, PeerJoined]
     (ended, *_) = host.events
@@ -356,7 +364,8 @@ def test_a_restarted_peer_leaves_and_joins_once_each_on_the_link_that_tells_of_i
     assert session.state is SessionState.ENDED
     assert host.over == [session]
     # The process before must learn that it is not alone; our new nonce is told before anything else.
-    assert [(number, word.code) for number, word in host.last_words] == [(old.id, wire.Farewell.SUPERSEDED)]
+    [(number, word)] = host.last_words
+    assert (number, word.code, word.claim) == (old.id, wire.Farewell.SUPERSEDED, b"proof")
     assert [said.epoch for number, said in host.said if number == link.id] == [1, 2]
     assert host.session.links == (link.id,)
 
@@ -472,7 +481,7 @@ def test_a_goodbye_ends_the_session(code: int, reason: LossReason, error: type[B
     host = Host()
     link = host.joined()
     host.session.open_stream(Reliability.RELIABLE, "", b"", None)
-    host.peering.packet(link, packet(wire.Goodbye(code, "so long"), wire.Ping(1, 0)), 40, 100.0)
+    host.peering.packet(link, packet(wire.Goodbye(code, "so long", b"proof"), wire.Ping(1, 0)), 40, 100.0)
     ended, left = host.events
     assert isinstance(ended, StreamEnded)
     assert type(ended.error) is error
@@ -486,7 +495,10 @@ def test_a_goodbye_ends_the_session(code: int, reason: LossReason, error: type[B
     assert host.peering.loss is reason
     assert host.peering.links == {}
     assert host.last_words == []
-    assert host.calls == ["superseded"] * (code == wire.Farewell.SUPERSEDED) + ["disconnected", "rest"]
+    assert host.calls == ["superseded by b'proof'"] * (code == wire.Farewell.SUPERSEDED) + [
+        "disconnected",
+        "rest",
+    ]
 
 
 def test_who_is_lost_may_join_again() -> None:

@@ -51,6 +51,7 @@ RELIABILITY = 2
 NAME = (str, 64)
 TEXT = (str, 1024)
 BLOB = (bytes, 4096)
+CLAIM = (bytes, 48)
 
 # What docs/wire.md says of each field: a number is the largest value, otherwise (type, most bytes).
 CODES: dict[type, int] = {
@@ -79,7 +80,7 @@ FIELDS: dict[type, tuple[Any, ...]] = {
     Reset: (ID, U32, TEXT, U64),
     Ping: (U64, U64),
     Pong: (U64,),
-    Goodbye: (U32, TEXT),
+    Goodbye: (U32, TEXT, CLAIM),
     Probed: (U64, U64, U64),
     Met: ((bytes, 32), (str, 768)),
 }
@@ -103,12 +104,13 @@ INFO_FIELDS: dict[str, Any] = {
     "udp_places": (str, 768),
     "pull_places": (str, 768),
     "tcp_places": (str, 768),
+    "claim": CLAIM,
 }
 INFO_PAIR = {"datagram_index", "datagram_key"}
 """Either of them means nothing alone."""
 INFO_OPTIONAL = {
     *("their_boot", "their_epoch", "received", "offers_max", "name", "metadata"),
-    *("datagram_message_bytes_max", "udp_places", "pull_places", "tcp_places"),
+    *("datagram_message_bytes_max", "udp_places", "pull_places", "tcp_places", "claim"),
 }
 EVERY_FIELD = [(kind, position) for kind, allowed in FIELDS.items() for position in range(len(allowed))]
 
@@ -347,6 +349,9 @@ def test_control_frames_beyond_their_bounds(kind: Any, position: int) -> None:
 def test_fields_may_follow_but_not_lack(kind: Any) -> None:
     values = [smallest(allowed) for allowed in FIELDS[kind]]
     assert only_frame(control(kind, [*values, "new", None, -1, 0.5, [True], {"k": b"v"}])) == kind(*values)
+    if kind is Goodbye:  # an empty claim need not be said
+        assert only_frame(control(kind, values[:-1])) == kind(*values)
+        del values[-1]
     with pytest.raises(WireError, match="too few fields"):
         decode_packet(control(kind, values[:-1]))
 
