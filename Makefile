@@ -16,7 +16,7 @@ PROTOCOL_MODULES = $(filter-out __init__,$(basename $(notdir $(wildcard brokerle
 help:
 	@echo "make demo    two peers in two processes: every promise shown once"
 	@echo "make test    all tests, and the coverage of the protocol"
-	@echo "make soak    simulated worlds for MINUTES=20, then the tests that can do more of the same, for hours"
+	@echo "make soak    simulated worlds for MINUTES=20, then about as long all tests that can do more of the same"
 	@echo "make fuzz    look for input that breaks a reader: two minutes each (FUZZ_MINUTES=2 TARGETS=node)"
 	@echo "make mutants faults planted one at a time: do the tests notice?"
 	@echo "make check   lint, format, types, layers"
@@ -45,10 +45,11 @@ test-protocol: $(VENV)/.installed-test
 test-shell: $(VENV)/.installed-test
 	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --ignore=tests/protocol
 
-# What is limited in time for the sake of every change goes on for much longer here.
+# What is limited in time for the sake of every change goes on for longer here: MINUTES for the worlds, and about as
+# long for the rest, which takes an hour for all that is meant for a long run.
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.simulate --minutes $(MINUTES)
-	DITTOBUS_SOAK=1 $(BIN)/pytest -m soak --timeout=7200 --durations=0
+	DITTOBUS_SOAK=$(MINUTES) $(BIN)/pytest -m soak --numprocesses=$(WORKERS) --dist=worksteal --durations=50 -v
 
 # Exits with 1 when something was found; that is kept in .fuzz/found, and how to see it again is said.
 fuzz: $(VENV)/.installed-fuzz

@@ -7,14 +7,17 @@ from typing import TypeVar
 
 import pytest
 
-SOAK = bool(os.environ.get("DITTOBUS_SOAK"))
+MINUTES = float(os.environ.get("DITTOBUS_SOAK") or 0)
+"""About how long a long run may take; 0: this is none."""
+
+SOAK = MINUTES > 0
 
 T = TypeVar("T", int, float)
 
 
-def amount(every_change: T, long_run: T) -> T:
-    """As many, or as long, as this run is for."""
-    return long_run if SOAK else every_change
+def amount(every_change: T, in_an_hour: T) -> T:
+    """As many, or as long, as this run has time for."""
+    return max(every_change, type(in_an_hour)(in_an_hour * MINUTES / 60))
 
 
 only_in_soak = pytest.mark.skipif(not SOAK, reason="waits for longer than every change can afford: make soak")

@@ -240,6 +240,7 @@ async def test_what_is_replayed_or_forged_is_dropped_without_a_word(tmp_path: Pa
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(amount(60, 7_200))
 async def test_10_000_datagrams_of_nonsense_leave_a_good_peer_alone(tmp_path: Path) -> None:
     count = amount(10_000, 1_000_000)
     async with line(tmp_path) as line_:

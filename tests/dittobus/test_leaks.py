@@ -30,7 +30,7 @@ BATCH = 20
 WARM_UP = 2 * BATCH
 """Of what is made once, and kept, all is there after these."""
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(amount(180, 7200))]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(amount(180, 7_200))]
 
 
 def settles(before: Counter[str]) -> None:

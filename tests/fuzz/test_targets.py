@@ -17,8 +17,8 @@ from tests.soak import amount
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LONG_RUN = 50
-"""How many times as many inputs a long run tries: a million of the wire."""
+AN_HOUR = 50
+"""How many times as many inputs an hour is for: a million of the wire."""
 
 COUNTS = {
     "packet": 20_000,
@@ -70,7 +70,7 @@ def test_what_was_kept_breaks_nothing(name: str) -> None:
 def test_mutations_of_it_break_nothing(name: str) -> None:
     target = TARGETS[name]
     samples = [path.read_bytes() for path in corpus_of(name)]
-    count = amount(COUNTS[name], LONG_RUN * COUNTS[name])
+    count = amount(COUNTS[name], AN_HOUR * COUNTS[name])
     for number, data in enumerate(inputs(name, samples, count, target.input_bytes_max)):
         try:
             target.run(data)

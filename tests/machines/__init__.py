@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from tests.soak import amount
+from tests.soak import SOAK, amount
 
 if TYPE_CHECKING:
     from hypothesis.stateful import RuleBasedStateMachine
 
 
 def as_test(machine: type[RuleBasedStateMachine]) -> Any:
-    """Return the machine as a test class: 200 examples of 50 steps, or, in a long run, 5,000 of 100."""
-    machine.TestCase.settings = settings(max_examples=amount(200, 5_000), stateful_step_count=amount(50, 100))
+    """Return the machine as a test class: 200 examples of 50 steps, or, in an hour, 5,000 of 100."""
+    steps = 100 if SOAK else 50
+    machine.TestCase.settings = settings(max_examples=amount(200, 5_000), stateful_step_count=steps)
     return pytest.mark.soak(pytest.mark.timeout(amount(120, 7_200))(machine.TestCase))

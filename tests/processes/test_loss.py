@@ -227,9 +227,7 @@ async def test_a_process_stopped_for_more_than_half_the_limit_asks_and_goes_on(t
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(
-    amount(90, 7200)
-)  # five interpreters start one after the other; five times one is waited out
+@pytest.mark.timeout(amount(90, 7_200))  # six interpreters start one after the other
 async def test_ten_losses_in_a_row_each_end_in_a_new_beginning(tmp_path: Path) -> None:
     """Killed and started again, stopped and continued, in turns, while the other keeps sending."""
     limit_s = 0.8

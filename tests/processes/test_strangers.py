@@ -105,6 +105,7 @@ async def test_who_says_nothing_proper_is_hung_up_on_in_time(tmp_path: Path) -> 
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(amount(60, 7_200))
 async def test_a_thousand_malformed_connections_leave_nothing_and_stop_nobody(tmp_path: Path) -> None:
     dice = random.Random(11)
     async with Processes(tmp_path, limits=LIMITS) as processes:

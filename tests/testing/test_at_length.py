@@ -51,7 +51,7 @@ def finish_all(network: SimNetwork, nodes: tuple[SimNode, SimNode]) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(amount(120, 7_200))
 @pytest.mark.parametrize("seed", range(4))
 def test_streams_open_where_three_in_ten_are_lost_each_way(seed: int) -> None:
     network = SimNetwork(seed)
@@ -73,7 +73,7 @@ def test_streams_open_where_three_in_ten_are_lost_each_way(seed: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(amount(120, 7_200))
 def test_many_streams_share_one_session() -> None:
     network = SimNetwork(1)
     one, other = network.pair()
@@ -94,7 +94,7 @@ def test_many_streams_share_one_session() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(amount(120, 7_200))
 @pytest.mark.parametrize("reliability", Reliability)
 def test_streams_that_were_opened_and_closed_leave_nothing(reliability: Reliability) -> None:
     network = SimNetwork(2)
@@ -136,7 +136,7 @@ def test_streams_that_were_opened_and_closed_leave_nothing(reliability: Reliabil
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(amount(120, 7_200))
 def test_who_never_reads_costs_no_more_after_a_minute_than_at_its_beginning() -> None:
     """Sent to all the time, on a stream as much as it takes; ``processes/test_strains.py`` has real ones."""
     network = SimNetwork(3)
