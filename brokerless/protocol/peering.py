@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import enum
-from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from brokerless.errors import PeerLost, PeerRefused
@@ -19,6 +17,7 @@ from brokerless.model import (
 )
 from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce, Verdict, is_spared, judge
+from brokerless.protocol.links import LinkPhase
 from brokerless.protocol.paths import parse_places
 from brokerless.protocol.session import Session, SessionState
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from brokerless.address import Address
     from brokerless.errors import BusError
     from brokerless.model import Event
-    from brokerless.protocol.handshake import Handshake
+    from brokerless.protocol.links import Link, Links
 
 LOSSES: dict[int, LossReason] = {
     wire.Farewell.LEFT: LossReason.LEFT,
@@ -36,61 +35,6 @@ LOSSES: dict[int, LossReason] = {
     wire.Farewell.REFUSED: LossReason.EXPELLED,
 }
 """What the peer's goodbye means for us."""
-
-
-class LinkPhase(enum.Enum):
-    """How far a link is; the value says what it waits for."""
-
-    CONNECTING = "connection"
-    HELLO = "hello"
-    INFO = "info"
-    ADMISSION = "admission"
-    READY = "packets"
-    ENDING = "its last word to get out"
-
-
-class Link:
-    """One link, of either side's making."""
-
-    __slots__ = (
-        "endpoint",
-        "handshake",
-        "held",
-        "held_bytes",
-        "id",
-        "info",
-        "is_local",
-        "is_near",
-        "opened",
-        "outbox",
-        "phase",
-        "remote",
-        "told",
-    )
-
-    def __init__(
-        self, link: int, remote: Address, phase: LinkPhase, handshake: Handshake, endpoint: str
-    ) -> None:
-        self.id = link
-        self.remote = remote
-        self.phase = phase
-        self.handshake = handshake
-        self.endpoint = endpoint
-        """What we dialled, empty for an accepted link."""
-        self.is_local = endpoint.startswith("ipc:")
-        self.is_near = self.is_local
-        """Whether the other end is on this host for sure: by ipc, or by an address on loopback."""
-        self.opened = 0
-        """Which of the node's links to be open it was: the first, the second …; 0: it is not yet."""
-        self.outbox: deque[bytes] = deque()
-        """What goes out before the session's packets."""
-        self.told: Nonce | None = None
-        """The peer's nonce in the last INFO that we sent here."""
-        self.info: wire.Info | None = None
-        """What the peer told, while it waits for admission, or for the end of a newer link."""
-        self.held: list[bytes] = []
-        self.held_bytes = 0
-        """What came meanwhile."""
 
 
 class PeeringHost(Protocol):
@@ -107,21 +51,6 @@ class PeeringHost(Protocol):
 
     def emit(self, event: Event) -> None:
         """Pass an event upward."""
-
-    def say(self, link: Link, message: bytes) -> None:
-        """Send on a link, before its session's packets."""
-
-    def cut(self, link: Link, reason: str, now: float) -> None:
-        """Cut a link at once."""
-
-    def end_link(self, link: Link, last_word: bytes, now: float) -> None:
-        """Send a last word, and cut the link when it has had time to get out."""
-
-    def ask_admission(self, link: Link, peer: Peer, now: float) -> None:
-        """Ask the application about a peer."""
-
-    def await_info(self, link: Link, now: float) -> None:
-        """The link carries no session any more; the peer has so long to say which is the next."""
 
     def introduced(self, link: Link, info: wire.Info, now: float) -> None:
         """The peer of a session told about itself, for the first time in it or anew."""
@@ -162,7 +91,7 @@ class Peering:
     Commands: ``session_for_use``, ``announce``, ``end``.
     """
 
-    def __init__(self, host: PeeringHost, address: Address) -> None:
+    def __init__(self, host: PeeringHost, links: Links, address: Address) -> None:
         self.address = address
         self.session: Session | None = None
         self.links: dict[int, Link] = {}
@@ -173,6 +102,7 @@ class Peering:
         self.expected_until = 0.0
         """So long a peer that was told of our session on a link may still mean it when that link has died."""
         self._host = host
+        self._links = links  # of the node, with everybody
         self._name = ""
         self._metadata = b""
         self._suspect = False
@@ -218,7 +148,7 @@ class Peering:
         self.expected_until = now + limits.handshake_timeout_s + limits.liveness_s
         host = self._host
         info = session.info(host.name, host.metadata, host.tcp_places, host.claim)
-        host.say(link, wire.encode_packet(0, 0, (wire.encode_info(info),)))
+        self._links.say(link, wire.encode_packet(0, 0, (wire.encode_info(info),)))
 
     def end(
         self,
@@ -243,9 +173,10 @@ class Peering:
                 link.phase is not LinkPhase.INFO or farewell.code == wire.Farewell.LEFT
             ):
                 word = wire.encode_packet(0, 0, (wire.encode_control(farewell),))
-                self._host.end_link(link, word, now)
+                del self.links[link.id]
+                self._links.end(link, word, now)
             else:
-                self._host.cut(link, str(error), now)
+                self._links.cut(link, str(error), now)
         if self.joined:
             self.joined = self._suspect = False
             self._told = None
@@ -260,28 +191,25 @@ class Peering:
         """The peer told on this link who it is and which session it means. Raises ``RemoteProtocolError``."""
         if self._host.asks_admission and not self.joined and link.phase is LinkPhase.INFO:
             link.info = info
-            link.phase = LinkPhase.ADMISSION
             peer = Peer(self.address, info.name, info.metadata, PeerState.JOINING)
-            self._host.ask_admission(link, peer, now)
+            self._links.ask_admission(link, peer, now)
         else:
             self.associate(link, info, now)
 
     def associate(self, link: Link, info: wire.Info, now: float) -> None:
         """Find out which session an admitted peer's link is of. Raises ``RemoteProtocolError``."""
-        if link.phase is LinkPhase.ADMISSION:
-            link.phase = LinkPhase.INFO
         theirs = Nonce(info.boot, info.epoch)
         ours_as_known = Nonce(info.their_boot, info.their_epoch) if info.their_boot else None
         verdict = self._judge(theirs, ours_as_known, now)
         if verdict is Verdict.RENEWED and self._is_left_over(link, theirs):
-            self._host.cut(link, "its process is over", now)
+            self._links.cut(link, "its process is over", now)
         elif verdict is Verdict.RENEWED:
             self._renew(link, info, now)
             if link.id in self.links:
                 # Now that ours is fresh, this is agreed or awaited; or asked about anew.
                 self.info(link, info, now)
         elif verdict is Verdict.STALE:
-            self._host.cut(link, "its session is over", now)
+            self._links.cut(link, "its session is over", now)
         elif verdict is Verdict.AGREED:
             self._agree(link, info, now)
 
@@ -311,8 +239,7 @@ class Peering:
         spared = is_spared(link.told)
         self.end(reason, error, now, farewell if restarted else None, spared=link if spared else None)
         if spared:
-            link.phase = LinkPhase.INFO
-            self._host.await_info(link, now)
+            self._links.await_info(link, now)
             self.announce(link, now)
 
     def _agree(self, link: Link, info: wire.Info, now: float) -> None:
@@ -429,7 +356,7 @@ class Peering:
         while session.links_to_cut:
             number, reason = session.links_to_cut.pop()
             if number in self.links:
-                self._host.cut(self.links[number], reason, now)
+                self._links.cut(self.links[number], reason, now)
         if session.is_suspect != self._suspect:
             self._suspect = session.is_suspect
             self._host.doubted(self.address, self._suspect, now)

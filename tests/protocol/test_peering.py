@@ -30,7 +30,8 @@ from brokerless.protocol.budget import Budget
 from brokerless.protocol.datagram import Kind
 from brokerless.protocol.datagram_plane import DatagramPlane
 from brokerless.protocol.handshake import Handshake, Role
-from brokerless.protocol.peering import LOSSES, Link, LinkPhase, Peering
+from brokerless.protocol.links import Link, LinkPhase
+from brokerless.protocol.peering import LOSSES, Peering
 from brokerless.protocol.session import Session, SessionState
 from brokerless.testing.simulation import SimNetwork, SimNode
 from tests.protocol.datagram_ends import Port
@@ -43,13 +44,13 @@ OUR_BOOT, THEIR_BOOT = 7, 100
 
 
 class Host:
-    """A node that writes down what its peering asks of it, and does what concerns the peering."""
+    """A node and its links: writes down what a peering asks of them, and does what concerns the peering."""
 
     def __init__(self) -> None:
         self.name, self.metadata, self.asks_admission = "us", b"", False
         self.tcp_places = "192.0.2.7:4000"
         self.claim = b"our claim"
-        self.peering = Peering(self, THEM)
+        self.peering = Peering(self, self, THEM)
         self.events: list[Event] = []
         self.said: list[tuple[int, Any]] = []
         self.last_words: list[tuple[int, wire.Goodbye]] = []
@@ -89,17 +90,18 @@ class Host:
         self.cuts.append((link.id, reason))
         self.peering.link_gone(link, now)
 
-    def end_link(self, link: Link, last_word: bytes, now: float) -> None:
+    def end(self, link: Link, last_word: bytes, now: float) -> None:
         (goodbye,) = wire.decode_packet(last_word).frames
         assert isinstance(goodbye, wire.Goodbye)
         self.last_words.append((link.id, goodbye))
         link.phase = LinkPhase.ENDING
-        self.peering.links.pop(link.id)
 
     def ask_admission(self, link: Link, peer: Peer, now: float) -> None:
+        link.phase = LinkPhase.ADMISSION
         self.asked.append((link.id, peer))
 
     def await_info(self, link: Link, now: float) -> None:
+        link.phase = LinkPhase.INFO
         self.calls.append("await info")
 
     def introduced(self, link: Link, info: wire.Info, now: float) -> None:
@@ -454,6 +456,7 @@ def test_who_is_to_be_admitted_may_have_something_else_in_mind() -> None:
     link = host.link()
     host.hear(link, info(knows=33))
     assert link.info is not None
+    host.await_info(link, 101.0)
     host.peering.associate(link, link.info, 101.0)
     assert link.phase is LinkPhase.INFO
     assert host.events == []
