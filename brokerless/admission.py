@@ -77,5 +77,8 @@ class Admission:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(tell, answer, error)
 
-        threading.Thread(target=ask, name="dittobus-admit", daemon=True).start()
+        try:
+            threading.Thread(target=ask, name="dittobus-admit", daemon=True).start()
+        except RuntimeError:  # from Python 3.12 on, the exit of the interpreter allows no new thread
+            return "this process is about to exit"
         return await answered

@@ -267,15 +267,22 @@ class BlockingExchange(InOneProcess, Exchange[Stream, "BusFuture[Stream]"]):
             return
         handler = self._bindings.get(offer.name)
         if handler is None:
-            offer._answer()
-            self.reject(offer._core, self._bindings.REJECT_CODE, self._bindings.refusal(offer.name))
+            self._turn_down(offer, self._bindings.refusal(offer.name))
         elif len(self.handlers) >= HANDLERS_MAX:
             self._handled_later.append(offer)
         else:
             name = f"{self._label}-stream-{offer.name}"
             thread = threading.Thread(target=self._handle, args=(offer, handler), name=name, daemon=True)
-            thread.start()
-            self.handlers.add(thread)
+            try:
+                thread.start()
+            except RuntimeError:  # from Python 3.12 on, the exit of the interpreter allows no new thread
+                self._turn_down(offer, "this process is about to exit")
+            else:
+                self.handlers.add(thread)
+
+    def _turn_down(self, offer: Offer, reason: str) -> None:
+        offer._answer()
+        self.reject(offer._core, self._bindings.REJECT_CODE, reason)
 
     def _handle(self, offer: Offer, handler: Callable[[Stream, Address], object]) -> None:
         """Accept a stream and let the handler have it. In a thread of its own."""

@@ -94,13 +94,14 @@ class SerialDispatchQueue(DispatchQueue):
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"dispatch queue {self._name!r} is closed")
-            self._work.put(work)
             if self._thread is None:
                 # A daemon, since a callback that hangs must not keep the interpreter from exiting.
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=_run_serially, args=(self._work,), name=self._name, daemon=True
                 )
-                self._thread.start()
+                thread.start()  # raises RuntimeError if the interpreter exits, from Python 3.12 on
+                self._thread = thread
+            self._work.put(work)
 
     def _runs_here(self) -> bool:
         return False

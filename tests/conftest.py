@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from tests.soak import SOAK
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 # How fast an example runs says nothing about its truth, least of all on a busy machine. A change is judged by
 # the same examples every time; others are looked for everywhere else, and in long runs.
@@ -58,6 +58,16 @@ def no_leaks() -> Iterator[None]:
         gc.collect()  # what only a cycle of garbage holds, and warns about, is not left open by the test
     left_descriptors = open_descriptors() - descriptors
     assert not left_descriptors, f"descriptors left open: {left_descriptors}"
+
+
+@pytest.fixture
+def allow_no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function after which no thread can be started, as when the interpreter exits, from Python 3.12 on."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    return lambda: monkeypatch.setattr(threading.Thread, "start", refuse)
 
 
 @pytest_asyncio.fixture

@@ -111,6 +111,14 @@ async def test_a_late_answer_to_a_loop_that_is_closed_is_dropped() -> None:
     assert not asked[0].is_alive()
 
 
+async def test_where_the_interpreter_exits_and_allows_no_thread_nobody_is_admitted(
+    allow_no_threads: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    allow_no_threads()
+    assert await Admission(agree, LONG_S).refusal(GUEST) == "this process is about to exit"
+    assert not caplog.records
+
+
 async def test_only_so_many_are_asked_about_at_once() -> None:
     released, asked = asyncio.Event(), []
     enough = asyncio.Event()

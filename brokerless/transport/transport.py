@@ -267,7 +267,11 @@ async def _terminate(context: zmq.Context[zmq.Socket[bytes]]) -> None:
             loop.call_soon_threadsafe(done.set)
 
     thread = threading.Thread(target=terminate, name="brokerless-terminate", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # from Python 3.12 on, the exit of the interpreter allows no new thread
+        context.term()
+        return
     try:
         async with asyncio.timeout(TERM_TIMEOUT_S):
             await done.wait()

@@ -32,6 +32,7 @@ class Interruption:
 
     def run(self, action: Callable[[], object]) -> None:
         before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # or Python 3.12 shows opcodes only from the next time on
         sys.settrace(self._enter)
         try:
             action()

@@ -431,6 +431,16 @@ def test_handlers_are_bounded_and_the_rest_waits(
         each.result(WAIT_S)
 
 
+def test_streams_are_turned_down_where_the_interpreter_exits_and_allows_no_thread(
+    pair: Pair, allow_no_threads: Callable[[], None]
+) -> None:
+    near, far = pair
+    far.on_stream("echo", lambda stream, peer: stream.close())
+    allow_no_threads()
+    with pytest.raises(StreamRejected, match="about to exit"):
+        near.open_stream(far.address, name="echo")
+
+
 def test_handlers_end_with_the_bus(pair: Pair) -> None:
     near, far = pair
     started, ended = threading.Event(), threading.Event()

@@ -98,6 +98,17 @@ def test_a_closed_serial_queue_has_no_thread(serial: SerialDispatchQueue) -> Non
     assert "test-callbacks" not in [thread.name for thread in threading.enumerate()]
 
 
+def test_a_serial_queue_without_its_thread_drops_and_can_be_closed(
+    serial: SerialDispatchQueue, allow_no_threads: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = Calls(serial)
+    allow_no_threads()
+    calls.note("call")
+    serial.close()
+    assert calls.log.all == []
+    assert "takes no more callbacks" in caplog.text
+
+
 def test_a_dropped_serial_queue_takes_its_thread_along() -> None:
     calls = Calls(DispatchQueue.serial("dropped"))
     log = Log()

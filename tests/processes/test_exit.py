@@ -157,8 +157,9 @@ async def test_a_forked_child_may_not_use_the_node_and_does_it_no_harm(
     tmp_path: Path, discovery: str
 ) -> None:
     pipe = asyncio.subprocess.PIPE
+    options = ("-W", "ignore:This process:DeprecationWarning")  # of a fork among threads, which this is about
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", FORK, str(tmp_path / "bus"), discovery, stdout=pipe, stderr=pipe
+        sys.executable, *options, "-c", FORK, str(tmp_path / "bus"), discovery, stdout=pipe, stderr=pipe
     )
     try:
         async with asyncio.timeout(SOON_S):

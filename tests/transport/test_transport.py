@@ -34,6 +34,7 @@ from tests.transport.support import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.asyncio
@@ -302,6 +303,16 @@ async def test_close_leaves_nothing(short_directory: Path) -> None:
         other.dial(node)
     with pytest.raises(BusClosed):
         await node.transport.start(("127.0.0.1",), 0, None)
+
+
+async def test_close_where_the_interpreter_exits_and_allows_no_thread(
+    allow_no_threads: Callable[[], None],
+) -> None:
+    descriptors = open_descriptors()
+    async with running() as node, running() as dialler:
+        await dialler.reach(node)
+        allow_no_threads()
+    assert open_descriptors() == descriptors
 
 
 async def test_close_in_the_middle_of_a_crowd(caplog: pytest.LogCaptureFixture) -> None:
