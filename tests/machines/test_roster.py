@@ -36,6 +36,7 @@ class Known:
 
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     ever: set[str] = field(default_factory=set)
+    boot: int = 0
     wanted: bool = False
     waiting: bool = False
     connected: bool = False
@@ -104,10 +105,14 @@ class RosterAtLarge(RuleBasedStateMachine):
         if places:
             one.sources[source] = tuple(places)
             one.ever.update(places)
-            if one.under_way:
-                one.news.update(set(places) - one.under_way)
         else:
             one.sources.pop(source, None)
+        heard = set(places)
+        if boot not in (0, one.boot):  # it was started anew: where nobody answered, somebody may now
+            one.boot = boot
+            heard.update(*one.sources.values())
+        if one.under_way:
+            one.news.update(heard - one.under_way)
         if not one.sources and not one.connected:
             assert not taken
             del self.known[address]
@@ -163,7 +168,7 @@ class RosterAtLarge(RuleBasedStateMachine):
     def fail(self, address: Address, place: str) -> None:
         one = self.known[address]
         one.under_way.discard(place)
-        if not one.under_way:
+        if not one.under_way and self.may_be_dialled(one):  # else earlier reasons stand
             # The next tier may follow at once, as may what is news; else it is left alone, for as long as it
             # has failed often.
             may_follow = one.news or len({p.split(":")[0] for p in one.ever}) > 1
