@@ -325,14 +325,14 @@ class Scenario:
         for side in application.sides.values():
             if not side.ends:
                 application.accept(side)
-                if side.may_write:
+                if side.may_write and (side.is_given_up or not side.wants_ready):  # else it is told first
                     side.stream.finish()
         application.consume()
 
     def _has_ended(self) -> bool:
         return all(
             all(side.ends for side in application.sides.values())
-            and all(single is None or single.ends for single in application.singles.values())
+            and all(single is not None and single.ends for single in application.singles.values())
             and node.core.is_drained
             for node, application in self.running.items()
         )

@@ -125,7 +125,7 @@ class Application:
         self.is_leaving = False
         self.present: set[Address] = set()
         self.sides: dict[str, Side] = {}
-        self.singles: dict[int, Single | None] = {}  # by send id; None: an unreliable one
+        self.singles: dict[int, Single | None] = {}  # by send id; None: an unreliable one, until it is done
         self.losses: list[LossReason] = []
         self.lost_at: dict[Address, float] = {}
         self._count = 0
@@ -196,7 +196,7 @@ class Application:
             size = min(size, UNRELIABLE_BYTES_MAX)
         data = f"{stream.name} {side.is_opener} {len(side.sent) + 1} ".encode().ljust(size, b".")
         if stream.room < len(data):
-            if side.is_reliable:
+            if side.is_reliable and stream.last_sequence > stream.sent_sequence:  # else it is above the limit
                 side.wants_ready = True
                 stream.want_ready()
             return
@@ -303,9 +303,11 @@ class Application:
         self._unconsumed.append(event)
 
     def _done(self, event: SendDone) -> None:
+        assert event.send_id in self.singles, "completed twice"
         single = self.singles[event.send_id]
         if single is None:
             assert isinstance(event.error, NoPath | UsageError | None)
+            del self.singles[event.send_id]
             return
         assert not single.ends, "completed twice"
         single.ends.append(event.error)

@@ -48,6 +48,7 @@ class Faults:
 
     def __init__(self, world: Scenario, kinds: tuple[str, ...]) -> None:
         self.kinds = kinds
+        self.drawn: set[str] = set()
         self.over_at = 0.0
         """When the last of them has healed."""
         self._world = world
@@ -57,7 +58,9 @@ class Faults:
     def happen(self) -> None:
         """Let one of them happen."""
         if self.kinds:
-            getattr(self, f"_{self._random.choice(self.kinds)}")()
+            kind = self._random.choice(self.kinds)
+            self.drawn.add(kind)
+            getattr(self, f"_{kind}")()
 
     def begin(self) -> None:
         """Let links break while the first ones are being made, if they may."""

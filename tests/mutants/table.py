@@ -128,6 +128,12 @@ RECEIPTS = (
         "        if not single.is_done:\n            single.is_done = True\n",
         "        if True:\n            single.is_done = True\n",
     ),
+    _simulated(
+        "leave an unreliable send pending",
+        "core",
+        "            self.emit(SendDone(self._send_id, drop and drop.error))",
+        "            str(drop)",
+    ),
 )
 
 CREDIT = (
@@ -207,6 +213,13 @@ STREAMS = (
         "stream",
         "self._host.control(wire.Close(self.id, self.consumed_sequence))",
         "self._host.control(wire.Close(self.id, self._arrivals.received))",
+    ),
+    _core(
+        "tell nobody that there is room again",
+        "stream",
+        "            if out.sent_sequence > sent:\n                self._tell_ready()",
+        "            if out.sent_sequence > sent:\n                self.stats()",
+        simulated=True,
     ),
     _core(
         "use a stream id twice",

@@ -22,19 +22,20 @@ pytestmark = pytest.mark.timeout(600)  # worlds have a clock of their own; here 
 SEEDS, CHUNK = 1_000, 250
 
 MUST_HAPPEN = (
+    *Faults.KINDS,
     *(kind.__name__ for kind in get_args(Event)),
     *(reason.value for reason in LossReason),
     *"BusClosed DeliveryUnknown OpenTimeout PeerLost SendTimeout".split(),
     *"StreamClosed StreamRejected StreamReset".split(),
 )
-"""In each quarter of the worlds: every kind of event, of loss, and of bad end. Worlds without prove less.
+"""In each quarter of the worlds: every kind of fault, event, loss, and bad end. Worlds without prove less.
 
 Some come in one world of ten, and each change of the core draws all worlds anew: fewer would miss one."""
 
 
 def happenings(world: Scenario) -> Counter[str]:
     """Return what happened in a world, and how often."""
-    counter: Counter[str] = Counter()
+    counter = Counter(world.faults.drawn)
     for application in world.applications:
         counter.update(reason.value for reason in application.losses)
         endings = [side.ends for side in application.sides.values()]
