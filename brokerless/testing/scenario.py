@@ -310,8 +310,8 @@ class Scenario:
         for application in self.running.values():
             application.diligence = 1.0
         end = self.now + ENDED_S
-        while not self._has_ended():
-            assert self.now < end, f"something has not ended after {ENDED_S} s without a fault"
+        while pending := self._pending():
+            assert self.now < end, f"not ended after {ENDED_S} s without a fault: {', '.join(pending)}"
             for application in self.running.values():
                 self._finish(application)
             self.network.run(0.2)
@@ -329,13 +329,18 @@ class Scenario:
                     side.stream.finish()
         application.consume()
 
-    def _has_ended(self) -> bool:
-        return all(
-            all(side.ends for side in application.sides.values())
-            and all(single is not None and single.ends for single in application.singles.values())
-            and node.core.is_drained
-            for node, application in self.running.items()
-        )
+    def _pending(self) -> list[str]:
+        """Name what was begun and has not ended."""
+        pending: list[str] = []
+        for node, application in self.running.items():
+            sides, singles = application.sides.values(), application.singles.items()
+            pending += [f"stream {side.stream.id} at {node.label}" for side in sides if not side.ends]
+            pending += [
+                f"send {number} of {node.label}" for number, single in singles if not (single and single.ends)
+            ]
+            if not node.core.is_drained:
+                pending.append(f"what {node.label} sends")
+        return pending
 
     def _part_in_peace(self) -> None:
         """All leave: nobody, no link and no memory stays."""
