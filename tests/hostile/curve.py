@@ -184,14 +184,16 @@ class CurveClient:
         assert body.startswith(b"\x07MESSAGE")
         return unseal(self._session, b"CurveZMQMESSAGES" + body[8:16], body[16:])[1:]
 
-    async def hung_up(self) -> None:
-        """Wait until the server hangs up; what it says before is of no interest."""
+    async def hung_up(self) -> bytes:
+        """Wait until the server hangs up; return what it says before."""
+        said = bytearray()
         try:
             async with asyncio.timeout(SOON_S):
-                while await self._reader.read(65_536):
-                    pass
+                while more := await self._reader.read(65_536):
+                    said += more
         except ConnectionError:
             pass
+        return bytes(said)
 
     async def _command(self, name: bytes) -> bytes:
         body = await self._frame()

@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brokerless import Identity, Limits, NodeStats, PeerLeft
+from brokerless import Identity, Limits, NodeStats, PeerLeft, StreamOffered
 from brokerless.trust import mesh_key
 from tests.hostile.curve import CurveClient, key_pair
 from tests.hostile.raw import (
@@ -166,9 +166,9 @@ class Siege:
             peer = getattr(event, "peer", None)
             if peer is not None and peer.address.public_key in known - members:
                 assert (peer.name, peer.metadata) == ("", b"")
-        assert not [
-            message for message in self.victim.messages if message.sender.public_key in known - members
-        ]
+        senders = {message.sender for message in self.victim.messages}
+        senders |= {event.offer.peer for event in self.victim.of(StreamOffered)}
+        assert not {sender.public_key for sender in senders} & (known - members)
 
     async def keeps_friends(self) -> None:
         """The friend was there all the time, on one link, and is served; so is who comes now."""
