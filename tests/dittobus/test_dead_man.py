@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from brokerless import Limits, PeerState, Reliability
-from dittobus import DittoBus, DittoBusDelegate
+from dittobus import DittoBus, DittoBusDelegate, Peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from brokerless import Message
 
 WAIT_S = 10.0
+
+LIVENESS_S = 1.0
 
 PROMISE_S = 0.5
 """Within which a robot must stand still."""
@@ -31,6 +33,7 @@ class Robot(DittoBusDelegate):
     def __init__(self) -> None:
         self.commands = 0
         self.is_still = threading.Event()
+        self.is_alone = threading.Event()
         self._told = threading.Event()
         self._over = False
         self._watch = threading.Thread(target=self._look)
@@ -41,6 +44,10 @@ class Robot(DittoBusDelegate):
         self.is_still.clear()
         self._told.set()
         bus.send(b"done", message.sender, Reliability.SEQUENCED)
+
+    def bus_did_update_peers(self, bus: DittoBus, peers: Peers) -> None:
+        if peers.lost:
+            self.is_alone.set()
 
     def _look(self) -> None:
         while not self._over:
@@ -72,7 +79,7 @@ def test_an_application_that_hangs_is_alive_to_the_bus_and_dead_to_the_switch(
     make_bus: Callable[..., DittoBus],
 ) -> None:
     robot, pilot = Robot(), Pilot()
-    limits: dict[str, Any] = {"limits": Limits(liveness_s=1.0)}
+    limits: dict[str, Any] = {"limits": Limits(liveness_s=LIVENESS_S)}
     field, desk = make_bus("field", delegate=robot, **limits), make_bus("desk", delegate=pilot, **limits)
     try:
         peer = desk.wait_for_peer("field").result(WAIT_S)
@@ -87,6 +94,7 @@ def test_an_application_that_hangs_is_alive_to_the_bus_and_dead_to_the_switch(
         assert robot.is_still.wait(NOISE * PROMISE_S)
         for _ in range(3):  # the bus of the pilot takes and acknowledges all the same
             field.send(b"are you there?", seen).result(WAIT_S)
+        assert not robot.is_alone.wait(1.5 * LIVENESS_S), "lost, though only its application hangs"
         still_seen = field.peer(seen.address)
         assert still_seen is not None
         assert still_seen.state is PeerState.ALIVE
