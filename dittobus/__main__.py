@@ -1,6 +1,6 @@
 """``python -m dittobus``: the same as the command ``dittobus``."""
 
-from dittobus.cli import main
+from dittobus_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from dittobus.cli import exits, main
 from dittobus.cli.app import COMMANDS
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "commands.md"
+ROOT = Path(__file__).parents[3]
+DOCUMENT = ROOT / "docs" / "commands.md"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +72,12 @@ def test_help_names_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) 
     for said in ("Exit codes: 0 ", *COMMANDS):
         assert said in out
     assert not [line for line in out.splitlines() if line.startswith("  ") and line.endswith("...")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_prints_json_if_asked(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([command, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -143,6 +152,23 @@ def test_an_interrupt_is_silent(capsys: pytest.CaptureFixture[str], monkeypatch:
     monkeypatch.setattr(importlib.metadata, "version", interrupt)
     assert main(["version"]) == exits.INTERRUPTED
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_interrupt_is_silent_while_all_else_is_being_imported() -> None:
+    module, function = PROJECT["project"]["scripts"]["dittobus"].split(":")
+    program = (
+        "import os, signal, sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        name == 'brokerless' and os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        f"from {module} import {function} as main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (exits.INTERRUPTED, "", "")
 
 
 def test_the_module_is_the_command() -> None:
