@@ -33,6 +33,15 @@ def test_both_ways(commands: Commands) -> None:
     assert (far.end().code, near.process.wait(60), near.line()) == (exits.OK, exits.OK, "")
 
 
+def test_messages_as_json(commands: Commands) -> None:
+    far = commands.listen("cat", "--listen", "--name", "far", "--json")
+    near = commands.start("cat", "far", "--json")
+    near.say(b"ping\n")
+    assert far.object() == {"bytes": 5, "text": "ping\n"}
+    far.say(b"\xff")
+    assert near.object() == {"bytes": 1, "base64": "/w=="}
+
+
 def test_bulk_both_ways(commands: Commands) -> None:
     far = commands.listen("cat", "--listen", "--name", "bulk", "--stream", "tar")
     near = commands.start("cat", "bulk", "--stream", "tar", stdin=subprocess.PIPE)
