@@ -191,9 +191,14 @@ class Singles:
         self._wake()
 
     def on_blocked(self, frame: wire.Blocked) -> None:
-        """Take note of a message that waits for credit."""
-        self._window.blocked(frame.limit)
-        self._grant(self._window.regrant())
+        """Take note of a message that waits for credit, or take back the credit of one that was given up."""
+        if frame.limit:
+            self._window.blocked(frame.limit)
+            self._grant(self._window.regrant())
+        else:
+            limit = self._window.take_back()
+            self._grant(0)
+            self._grant(limit)
 
     def acknowledged(self, sequence: int) -> None:
         """Take note that the other bus has all messages up to this one."""

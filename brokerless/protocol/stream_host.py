@@ -45,7 +45,8 @@ class StreamHost(Protocol):
     def want_oversized(self, stream: Lane) -> None:
         """Call ``stream.grant_oversized`` when its turn comes: oldest first, one at a time.
 
-        When that returns False the budget is spent, and it stays first in the queue.
+        When that returns False the budget is spent, and it stays first in the queue. Said again, it keeps its
+        place, and is called at once if it is first.
         """
 
     def oversized_done(self, stream: Lane) -> None:

@@ -1,7 +1,8 @@
 """Credit of several streams of one peer, against an account in which nothing is lost.
 
 Data and BLOCKED travel one way in order, grants the other way; the machine delays them, and has old grants
-come again. Receivers share one budget, and take turns where a message is larger than its window.
+come again. Receivers share one budget, and take turns where a message is larger than its window. Senders give
+up what waits, and give back what they were granted for it.
 """
 
 from __future__ import annotations
@@ -58,17 +59,16 @@ class Account:
         self.under_way: deque[tuple[str, int]] = deque()
         self.unconsumed: deque[int] = deque()
         self.grants: list[int] = []
-        """All that were ever sent; ``heard`` of them have arrived."""
-        self.heard = 0
+        """All that were ever sent; ``heard`` of them have arrived, and those from ``valid_from`` on count."""
+        self.heard = self.valid_from = 0
+        self.limit = self.granted = WINDOW
+        """What the sender knows of, and what the receiver has said."""
         self.sent = self.arrived = self.consumed = 0
         self.consumed_at_grant = 0
         self.asked = 0
         """The limit that the sender asked for last."""
+        self.gives_back = False
         self.is_stopped = False
-
-    @property
-    def granted(self) -> int:
-        return max(self.grants, default=WINDOW)
 
     def grant_oversized(self) -> bool:
         """Called by the host when it is this stream's turn."""
@@ -80,30 +80,39 @@ class Account:
         if limit is not None:
             assert not self.is_stopped
             self.grants.append(limit)  # one below an earlier one does no harm
+            self.granted = max(limit, self.granted)
             self.consumed_at_grant = self.consumed
 
     # The sender
 
     def send(self) -> bool:
         """Send what is first, or say what it needs; return whether anything moved."""
-        known = max([WINDOW, *self.grants[: self.heard]])
-        assert self.credit.limit == known
-        assert self.credit.remaining == known - self.sent
         cost = self.waiting[0] if self.waiting else 0
-        if 0 < cost <= known - self.sent:
+        if 0 < cost <= self.limit - self.sent:
             self.credit.spend(self.waiting.popleft())
             self.sent += cost
             self.under_way.append(("data", cost))
             return True
-        needed = self.sent + cost if cost > WINDOW // 2 else self.sent
-        # A large message says what it needs, once. Others do not: enough is granted in time; but what was
-        # said for one that was given up is taken back.
-        is_news = needed != self.asked if cost > WINDOW // 2 else needed < self.asked
-        assert self.credit.announce(cost) == (needed if is_news else None)
-        if is_news:
+        said = self.say(cost)
+        assert self.credit.announce(cost) == said
+        if said is not None:
+            self.under_way.append(("blocked", said))
+        return said is not None
+
+    def say(self, cost: int) -> int | None:
+        """A large message says what it needs, once. Others do not: enough is granted in time. But before
+        anything else, what was said for one that was given up is given back."""
+        needed = self.sent + cost if cost > WINDOW // 2 else None
+        if self.gives_back or needed == self.asked:
+            return None
+        if self.asked > self.sent:
+            self.gives_back = True
+            self.limit = self.sent
+            self.asked = 0
+            return 0
+        if needed is not None:
             self.asked = needed
-            self.under_way.append(("blocked", needed))
-        return is_news
+        return needed
 
     # The receiver
 
@@ -119,9 +128,14 @@ class Account:
                 self.consumed += number
             else:
                 self.unconsumed.append(number)
-        else:
+        elif number:
             self.window.blocked(number)
             self.note(self.window.regrant())
+        elif not self.is_stopped:
+            self.note(0)
+            self.granted = self.arrived
+            self.note(self.window.take_back())
+            assert self.granted == max(self.arrived, self.consumed + self.window.window)
         return True
 
     def consume(self) -> bool:
@@ -139,7 +153,13 @@ class Account:
         """Take a grant: the next, or an old one once more."""
         if index >= len(self.grants):
             return False
-        self.credit.raise_to(self.grants[index])
+        limit = self.grants[index]
+        self.credit.raise_to(limit)
+        if not self.gives_back:
+            self.limit = max(limit, self.limit)
+        elif limit == 0:
+            self.gives_back = False
+            self.valid_from = index
         self.heard = max(self.heard, index + 1)
         return True
 
@@ -155,10 +175,12 @@ class Account:
 
 
 class CreditAtLarge(RuleBasedStateMachine):
-    @initialize(spent=st.sampled_from([0, 0, SMALL.peer_memory_bytes_max - 2 * (MOST - WINDOW)]))
-    def begin(self, spent: int) -> None:
+    @initialize(largest=st.sampled_from([1, 2, None]))
+    def begin(self, largest: int | None) -> None:
+        """With room for so many of the largest messages, or for all there can be."""
+        spent = 0 if largest is None else SMALL.peer_memory_bytes_max - largest * (MOST - WINDOW)
         self.host, self.spent = Host(1, 2, SMALL), spent
-        assert not spent or self.host.reserve(spent)
+        self.host.reserved = spent
         self.accounts = [Account(self.host, 2 * number) for number in range(1, LANES + 1)]
 
     @rule(which=WHICH, costs=st.lists(COSTS, min_size=1, max_size=4))
@@ -180,13 +202,10 @@ class CreditAtLarge(RuleBasedStateMachine):
                 step()
         account.hear_next()
 
-    @rule()
-    def give_up(self) -> None:
-        """The sender drops what waits, and another is first then: single messages do, which run out of time.
-
-        What was granted for it stays set aside, so that of all streams of a peer only one may do this.
-        """
-        account = self.accounts[0]
+    @rule(which=WHICH)
+    def give_up(self, which: int) -> None:
+        """The sender drops what waits, and another is first then; single messages run out of time."""
+        account = self.accounts[which]
         if account.waiting:
             account.waiting.popleft()
             account.send()
@@ -209,8 +228,8 @@ class CreditAtLarge(RuleBasedStateMachine):
     @rule(which=WHICH, index=st.integers(0, 100))
     def hear_again(self, which: int, index: int) -> None:
         account = self.accounts[which]
-        if account.heard:
-            account.hear(index % account.heard)
+        if account.heard > account.valid_from:
+            account.hear(account.valid_from + index % (account.heard - account.valid_from))
 
     @rule(which=WHICH, really=st.sampled_from([False] * 9 + [True]))
     def stop(self, which: int, really: bool) -> None:
@@ -237,7 +256,7 @@ class CreditAtLarge(RuleBasedStateMachine):
             under_way = sum(cost for what, cost in account.under_way if what == "data")
             assert account.sent == account.arrived + under_way
             assert account.sent <= account.credit.limit <= account.granted
-            assert account.credit.limit == max([WINDOW, *account.grants[: account.heard]])
+            assert account.credit.limit == account.limit
             assert (window.limit, window.arrived) == (account.granted, account.arrived)
             assert sum(account.unconsumed) == account.arrived - account.consumed
             if not account.is_stopped:

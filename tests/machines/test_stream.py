@@ -62,6 +62,8 @@ class Direction:
     is_finished: bool = False
     is_closed: bool = False
     """By its reader."""
+    asked: int = 0
+    """The credit that its sender said it needs."""
     consumed: int = 0
     """Messages that its reader's application is known to have consumed."""
 
@@ -148,7 +150,8 @@ class Model:
             case wire.Grant():
                 return ours.is_closed or frame.consumed > len(ours.messages)
             case wire.Blocked():
-                return theirs.is_finished or frame.limit > theirs.limit + MESSAGE_MAX + COST
+                too_much = frame.limit > theirs.limit + MESSAGE_MAX + COST
+                return theirs.is_finished or too_much or theirs.asked > theirs.spent
             case wire.Finish():
                 cut_short = theirs.partial is not None and not theirs.is_closed
                 return theirs.is_finished or cut_short or frame.last_sequence != len(theirs.messages)
@@ -176,6 +179,8 @@ class Model:
             case wire.Grant():
                 self.ours.limit = max(self.ours.limit, frame.limit)
                 self.ours.consumed = max(self.ours.consumed, frame.consumed)
+            case wire.Blocked():
+                self.theirs.asked = frame.limit
             case wire.Finish():
                 self.theirs.is_finished, self.theirs.partial = True, None
                 if self.is_open and not self.deafened:
@@ -239,7 +244,9 @@ class Model:
                 self.theirs.limit = max(self.theirs.limit, frame.credit)
             case wire.Blocked():
                 assert not self.ours.is_finished
-                assert frame.limit <= self.ours.limit + MESSAGE_MAX + COST
+                assert self.ours.limit < frame.limit <= self.ours.limit + MESSAGE_MAX + COST
+                assert self.ours.asked <= self.ours.spent
+                self.ours.asked = frame.limit
             case wire.Close():
                 assert not self.theirs.is_closed
                 assert frame.last_consumed == self.theirs.consumed
@@ -386,10 +393,12 @@ class StreamAgainstTheRules(RuleBasedStateMachine):
     @alive
     @rule(more=st.integers(0, MESSAGE_MAX + COST), off=OFF)
     def peer_is_blocked(self, more: int, off: int) -> None:
-        if off == 0 and self.model.theirs.is_finished:
+        theirs = self.model.theirs
+        asks_twice = theirs.asked > theirs.spent
+        if theirs.partial is not None or (off == 0 and (theirs.is_finished or asks_twice)):
             return
-        most = self.model.theirs.limit + MESSAGE_MAX + COST
-        self.hear(wire.Blocked(2, most + 1 if off > 0 else self.model.theirs.limit + more))
+        most = theirs.limit + MESSAGE_MAX + COST
+        self.hear(wire.Blocked(2, most + 1 if off > 0 else theirs.limit + more))
 
     def peer_finishes(self, off: int) -> None:
         self.hear(wire.Finish(2, max(0, len(self.model.theirs.messages) + off)))

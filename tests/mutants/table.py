@@ -175,6 +175,18 @@ CREDIT = (
         "        reserved = self._extra\n",
     ),
     _core(
+        "keep what was granted for a message that was given up",
+        "singles",
+        "        if frame.limit:",
+        "        if True:",
+    ),
+    _core(
+        "count grants that were under way when credit was given back",
+        "credit",
+        "            self._gives_back = limit != 0",
+        "            self._gives_back = False",
+    ),
+    _core(
         "keep nothing free for the largest message",
         "session",
         "keep = 0 if self._granting else self.limits.message_bytes_max",

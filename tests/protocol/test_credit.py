@@ -62,7 +62,9 @@ def test_a_large_message_is_announced_once() -> None:
     credit.spend(900)
     assert credit.announce(501) == 1401
     assert credit.announce(501) is None
-    assert credit.announce(600) == 1500
+    credit.raise_to(1401)
+    credit.spend(501)
+    assert credit.announce(501) == 1902
 
 
 def test_up_to_half_a_window_needs_no_announcement() -> None:
@@ -77,20 +79,63 @@ def test_nothing_is_announced_before_the_other_side_has_spoken() -> None:
     credit.raise_to(1000)
     assert credit.announce(500) is None
     assert credit.announce(10_000) == 10_000
-    credit.raise_to(2000)
-    assert credit.announce(501) == 501, "the first limit is the smallest window"
+    credit.raise_to(10_000)
+    credit.spend(10_000)
+    assert credit.announce(501) == 10_501, "the first limit is the smallest window"
 
 
-def test_what_was_announced_and_given_up_is_withdrawn_once() -> None:
+def test_what_was_announced_and_given_up_is_given_back_once() -> None:
     credit = SendCredit(1000)
     credit.spend(900)
     assert credit.announce(0) is None
     assert credit.announce(600) == 1500
-    assert credit.announce(200) == 900, "the next message needs no announcement"
+    assert credit.announce(200) == 0, "the next message needs no announcement"
     assert credit.announce(200) is None
+    assert credit.announce(600) is None, "before there is an answer"
+
+
+def test_grants_that_were_under_way_when_credit_was_given_back_count_no_more() -> None:
+    credit = SendCredit(1000)
+    credit.spend(900)
+    credit.announce(600)
+    assert credit.announce(0) == 0
+    credit.raise_to(1100)
+    credit.raise_to(1500)
+    assert credit.remaining == 0
+    credit.raise_to(0)
+    credit.raise_to(1200)
+    assert credit.remaining == 300
     assert credit.announce(600) == 1500
-    assert credit.announce(0) == 900
-    assert credit.announce(0) is None
+    assert credit.announce(0) == 0
+
+
+def test_what_a_smaller_message_left_of_its_grant_is_given_back() -> None:
+    credit = SendCredit(1000)
+    assert credit.announce(2000) == 2000
+    credit.raise_to(2000)
+    credit.spend(1500)
+    assert credit.announce(0) == 0
+
+
+def test_credit_is_given_back_before_more_is_asked_for() -> None:
+    """Who held a part of what it needs would keep it from others, who hold the rest."""
+    credit = SendCredit(1000)
+    assert credit.announce(2000) == 2000
+    credit.raise_to(2000)
+    credit.spend(100)
+    assert credit.announce(3000) == 0
+    credit.raise_to(0)
+    assert credit.announce(3000) == 3100
+
+
+def test_credit_may_be_given_back_before_anything_was_sent() -> None:
+    credit = SendCredit(1000)
+    assert credit.announce(2000) == 2000
+    assert credit.announce(0) == 0
+    credit.raise_to(0)
+    assert credit.announce(900) == 900
+    credit.raise_to(4000)
+    assert credit.announce(500) == 0, "the first limit still is the smallest window"
 
 
 def test_what_has_left_needs_no_withdrawal() -> None:
@@ -161,8 +206,9 @@ def test_a_blocked_sender_gets_what_the_window_allows_at_once(owner: Owner) -> N
     window.consume(500)
     window.blocked(WINDOW + 400)
     assert window.regrant() == WINDOW + 500
+    window.arrive(WINDOW - 600)
     window.blocked(window.limit)
-    assert window.regrant() is None
+    assert window.regrant() is None, "a grant has crossed it"
 
 
 def test_a_blocked_sender_gets_it_as_soon_as_consumption_allows(owner: Owner) -> None:
@@ -270,25 +316,50 @@ def test_a_turn_is_given_up_when_the_window_comes_to_suffice(host: End, owner: O
     assert not host.oversized
 
 
-def test_a_turn_ends_when_the_message_is_given_up(host: End, owner: Owner) -> None:
-    owner.window.blocked(10_000)
-    owner.window.regrant()
-    assert host.turn is cast("Any", owner)
-    owner.window.blocked(0)
-    assert host.turn is None
-    owner.window.blocked(10_000)
-    assert owner.window.regrant() is None, "it has been granted"
+def test_what_is_given_back_is_taken_back(host: End, owner: Owner) -> None:
+    window = owner.window
+    window.arrive(1000)
+    window.blocked(10_000)
+    window.regrant()
+    assert host.reserved == 10_000 - WINDOW
+    assert window.take_back() == WINDOW
+    assert (host.reserved, host.turn) == (0, None)
+    with pytest.raises(RemoteProtocolError):
+        window.arrive(WINDOW + 1 - 1000)
+    window.blocked(9_000)
+    window.regrant()
+    assert owner.granted == [10_000, 9_000]
+
+
+def test_what_has_come_of_it_stays_granted(host: End, owner: Owner) -> None:
+    window = owner.window
+    window.blocked(10_000)
+    window.regrant()
+    window.arrive(4_000)
+    assert window.take_back() == 4_000
+    assert host.reserved == 4_000 - WINDOW
+    assert window.consume(4_000) == 4_000 + window.window
+    assert host.reserved == window.window - WINDOW
 
 
 def test_a_place_in_the_queue_is_given_up_with_the_message(host: End, owner: Owner) -> None:
     assert host.reserve(SMALL.peer_memory_bytes_max)
     owner.window.blocked(10_000)
     owner.window.regrant()
-    owner.window.blocked(12_000)
-    owner.window.regrant()
     assert len(host.oversized) == 1
-    owner.window.blocked(0)
+    assert owner.window.take_back() == WINDOW
     assert not host.oversized
+
+
+def test_a_message_that_needs_less_after_consumption_is_tried_again(host: End, owner: Owner) -> None:
+    """Although nothing was given back to the budget."""
+    owner.window.arrive(100)
+    assert host.reserve(SMALL.peer_memory_bytes_max - (10_000 - WINDOW))
+    owner.window.blocked(10_100)
+    assert owner.window.regrant() is None
+    assert owner.granted == []
+    owner.window.consume(100)
+    assert owner.granted == [10_100]
 
 
 def test_nobody_needs_more_than_one_message_above_the_limit(owner: Owner) -> None:
@@ -296,6 +367,20 @@ def test_nobody_needs_more_than_one_message_above_the_limit(owner: Owner) -> Non
     owner.window.blocked(most)
     with pytest.raises(RemoteProtocolError, match=f"stream 2: blocked at {WINDOW}, asks for {most + 1}"):
         owner.window.blocked(most + 1)
+
+
+@pytest.mark.parametrize("has_turn", [True, False])
+def test_nobody_asks_for_another_before_the_last_was_used_or_given_back(
+    host: End, owner: Owner, has_turn: bool
+) -> None:
+    if not has_turn:
+        assert host.reserve(SMALL.peer_memory_bytes_max)
+    owner.window.blocked(10_000)
+    owner.window.regrant()
+    with pytest.raises(RemoteProtocolError, match="asks for 11000"):
+        owner.window.blocked(11_000)
+    owner.window.take_back()
+    owner.window.blocked(11_000)
 
 
 def test_what_has_stopped_gives_everything_back_and_grants_no_more(host: End, owner: Owner) -> None:
@@ -309,9 +394,9 @@ def test_what_has_stopped_gives_everything_back_and_grants_no_more(host: End, ow
     window.stop()
     assert (host.reserved, host.turn) == (0, None)
     window.stop()
+    window.arrive(window.limit - window.arrived)  # within the last limit, things may still come
     window.blocked(window.limit + 100)
     assert window.regrant() is None
-    window.arrive(window.limit - window.arrived)  # within the last limit, things may still come
     assert window.consume(window.arrived) is None
     assert host.reserved == 0
 

@@ -354,6 +354,20 @@ def test_a_turn_for_what_has_expired_is_given_back(ends: Ends, singles: Singles)
     assert [len(m.data) for m in received(ends.far)] == [15_000]
 
 
+def test_memory_set_aside_for_what_has_expired_is_given_back(ends: Ends, singles: Singles) -> None:
+    singles.send(0, bytes(10_000), 1, 5.0)
+    ends.send(ends.near)
+    ends.deliver(ends.far)
+    assert ends.far.reserved > 0
+    ends.near.expire(5.0)
+    ends.exchange()
+    assert (ends.far.reserved, ends.far.turn) == (0, None)
+    singles.send(0, b"small", 2, None)
+    singles.send(0, bytes(20_000), 3, None)
+    ends.exchange()
+    assert [len(m.data) for m in received(ends.far)] == [5, 20_000]
+
+
 # The end
 
 

@@ -96,9 +96,9 @@ class End:
         self.take_turns()
 
     def want_oversized(self, stream: Lane) -> None:
-        assert stream not in self.oversized
         assert stream is not self.turn
-        self.oversized.append(stream)
+        if stream not in self.oversized:
+            self.oversized.append(stream)
         self.take_turns()
 
     def oversized_done(self, stream: Lane) -> None:
