@@ -133,7 +133,7 @@ class Datagrams:
             host.limits.unreliable_queue_bytes_max, host.limits.reassembly_timeout_s
         )
         self._paths = Paths()
-        self._deadline = math.inf  # of the paths, when the host was told last
+        self._deadline: float | None = None  # of the paths, when the host was told last
         self._here = Reception()
         self._there = Reception()  # as the peer tells it
         self._stale_until = -math.inf  # what was sent before is not delivered
@@ -167,9 +167,8 @@ class Datagrams:
     @property
     def is_settled(self) -> bool:
         """False when there is something to be done about the path: to tell of it, to see to PUSH, to call."""
-        paths = self._paths
-        wanted_at = self.pull_places if paths.wants_push else ""
-        return paths.path is self.told_path and wanted_at == self.has_push_at and not paths.wants_call
+        is_told = self.path is self.told_path and self.wants_push_at == self.has_push_at
+        return is_told and not self._paths.wants_call
 
     @property
     def received(self) -> int:
@@ -433,12 +432,11 @@ class Datagrams:
 
     def _tend(self, now: float) -> None:
         """Send the probes that are due, and have the host see to what changed."""
-        paths = self._paths
-        if paths.deadline <= now:
-            for target, token in paths.take_probes(now):
-                self._transmit((target,), encode_probe(token, _stamp(now)))
-        if paths.deadline != self._deadline or not self.is_settled:
-            self._deadline = paths.deadline
+        for target, token in self._paths.take_probes(now):
+            self._transmit((target,), encode_probe(token, _stamp(now)))
+        deadline = self._paths.next_deadline()
+        if deadline != self._deadline or not self.is_settled:
+            self._deadline = deadline
             self._host.touch()
 
     def _forget(self, index: int) -> None:

@@ -218,8 +218,7 @@ class Paths:
         self._called_at = -math.inf
         self._targets: tuple[Target, ...] = ()
         self._asked: list[_Way] = []
-        self.deadline = math.inf
-        """When ``expire`` wants to be called, and ``take_probes`` after it."""
+        self._deadline = math.inf
 
     # Queries
 
@@ -228,13 +227,13 @@ class Paths:
 
         Call ``sent`` before: it is the demand that keeps paths under watch, or finds one.
         """
-        if self.deadline <= now:
+        if self._deadline <= now:
             self._decide(now)
         return self._targets
 
     def next_deadline(self) -> float | None:
         """Return when ``expire`` wants to be called, and ``take_probes`` after it."""
-        return None if self.deadline == math.inf else self.deadline
+        return None if self._deadline == math.inf else self._deadline
 
     # Inputs
 
@@ -313,7 +312,7 @@ class Paths:
 
     def take_probes(self, now: float) -> list[tuple[Target, int]]:
         """Return the probes to send now, each with its token."""
-        if self.deadline > now:
+        if self._deadline > now:
             return []
         self._decide(now)
         while self._probes and (first := next(iter(self._probes.items())))[1][1] < now - ANSWER_S:
@@ -338,7 +337,7 @@ class Paths:
     def _decide(self, now: float) -> None:
         """Bring all that is shown up to ``now``."""
         asking = now < self._asking_until
-        stalled = self.deadline + STALL_S < now
+        stalled = self._deadline + STALL_S < now
         for way in (*self._udp, self._push):
             if not stalled:
                 self._fade(way, now)
@@ -351,10 +350,10 @@ class Paths:
             if way not in self._asked:
                 way.rest()
         self._show()
-        self.deadline = changes_at
+        self._deadline = changes_at
         if asking:
             times = (time for way in self._asked for time in (self._probe_at(way), way.fades_at))
-            self.deadline = max(now, min(self.deadline, self._asking_until, *times))
+            self._deadline = max(now, min(self._deadline, self._asking_until, *times))
 
     def _fade(self, way: _Way, now: float) -> None:
         way.fade(min(now, self._asking_until))  # who looks later finds it as it was when asking ended
