@@ -6,6 +6,7 @@ it never makes a peer alive or dead.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from brokerless.protocol.timers import Timers
@@ -30,6 +31,11 @@ there shows at once, so this is for those who are there and busy."""
 
 REDIAL_WAITING_MAX_S = 0.5
 """Longest wait between dials while a session waits for a link: an outage costs a pause, not the session."""
+
+AGAIN_S = 0.5
+"""A dial that hangs for longer gets another beside it where a session waits for it or doubts its link; the
+next follows after twice as long, and so on. TCP keeps silent for seconds after a few losses in a row, and a
+session has but half its liveness limit left. They are paced like all others."""
 
 DIALS_AT_ONCE_MAX = 32
 """Dials under way; each costs a socket and a CURVE handshake, and false records must not cost more."""
@@ -63,12 +69,14 @@ class _Entry:
     """One address that we might dial."""
 
     __slots__ = (
+        "again",
         "begun",
         "boot",
         "connected",
         "dialling",
         "doubted",
         "failures",
+        "hangs_at",
         "is_firm",
         "sources",
         "untried",
@@ -84,8 +92,10 @@ class _Entry:
         self.waiting = False
         self.connected = False
         self.doubted = False
-        self.dialling: set[str] = set()
-        self.begun = 0.0  # when those dials were
+        self.dialling: Counter[str] = Counter()  # dials under way, by endpoint
+        self.begun = 0.0  # when those dials were, but for others beside those that hung
+        self.again = 0  # how often there were such
+        self.hangs_at = 0.0  # so much time have the last of them
         self.yields_since: float | None = None
         self.untried: list[list[str]] = []
         self.failures = 0
@@ -95,6 +105,11 @@ class _Entry:
     def is_hearsay(self) -> bool:
         """Whether nothing better is known of it."""
         return not self.connected and all(source.startswith(HEARSAY) for source in self.sources)
+
+    @property
+    def is_in_need(self) -> bool:
+        """Whether there is a session that waits for a link, or doubts the one it has."""
+        return self.waiting or self.doubted
 
     @property
     def is_served(self) -> bool:
@@ -243,7 +258,7 @@ class Roster:
         if entry is not None:
             self._take_off(address)
             self._fresh.pop(address, None)
-            self._dialling -= len(entry.dialling)
+            self._dialling -= entry.dialling.total()
             self._met -= entry.connected
             self._weigh(entry, False)
 
@@ -262,6 +277,7 @@ class Roster:
         self._dial_over(entry, endpoint)
         if entry.dialling:
             return
+        entry.again = 0
         self._fresh.pop(address, None)
         if entry.is_served:
             return
@@ -270,8 +286,7 @@ class Roster:
             return
         entry.failures += 1
         wait_s = self._limits.redial_min_s * 2 ** min(entry.failures - 1, 16)
-        in_need = entry.waiting or entry.doubted
-        longest_s = REDIAL_WAITING_MAX_S if in_need else self._limits.redial_max_s
+        longest_s = REDIAL_WAITING_MAX_S if entry.is_in_need else self._limits.redial_max_s
         self._schedule(address, entry, now + min(wait_s, longest_s))
 
     def dial_succeeded(self, address: Address, endpoint: str, now: float) -> None:
@@ -286,7 +301,8 @@ class Roster:
                 self._pace = max(self._pace // 2, PACE_MIN)
 
     def _dial_over(self, entry: _Entry, endpoint: str) -> None:
-        entry.dialling.discard(endpoint)
+        entry.dialling[endpoint] -= 1
+        entry.dialling = +entry.dialling  # without those of which none is left
         self._dialling -= 1
 
     def connected(self, address: Address, now: float) -> None:
@@ -297,7 +313,7 @@ class Roster:
         entry.connected = True
         self._weigh(entry, True)
         entry.doubted = False
-        entry.failures = 0
+        entry.failures = entry.again = 0
         entry.untried = []
         entry.yields_since = None
         self._take_off(address)
@@ -355,8 +371,9 @@ class Roster:
             entry.failures = 0
             entry.untried = []
             self._take_off(address)
-        elif not entry.dialling:
-            self._schedule(address, entry, now + (YIELD_S if self._local > address else 0.0))
+        else:
+            yields = self._local > address and not entry.dialling
+            self._schedule(address, entry, now + (YIELD_S if yields else 0.0))
 
     def rest(self, address: Address, now: float) -> None:
         """The peer has left, or was at fault: leave it alone for the longest wait, unless it starts anew."""
@@ -376,7 +393,7 @@ class Roster:
         self._now = now
         for address in self._timers.pop_due(now):
             entry = self._entries[address]
-            if not self._yields(address, entry, now):
+            if not self._yields(address, entry, now) and not self._has_patience(address, entry, now):
                 entry.untried = entry.untried or entry.tiers()
                 self._due[not entry.is_firm][address] = None
         while self._fresh and next(iter(self._fresh.values())) + FRESH_S <= now:
@@ -399,6 +416,16 @@ class Roster:
         entry.yields_since = None
         return False
 
+    def _has_patience(self, address: Address, entry: _Entry, now: float) -> bool:
+        """Give the dials under way time; beside those that have had it others are due, if they are needed."""
+        if entry.untried or not entry.dialling or not entry.is_in_need:
+            return False
+        if now < entry.hangs_at:
+            self._timers.set(address, entry.hangs_at)
+            return True
+        entry.again += 1
+        return False
+
     def _has_room(self, due: dict[Address, None], most: int) -> bool:
         """Whether the first of those due can be dialled without too many dials at once."""
         untried = self._entries[next(iter(due))].untried if due else []
@@ -411,13 +438,17 @@ class Roster:
         entry = self._entries[address]
         if not entry.untried:
             return []
-        tier = [endpoint for endpoint in entry.untried.pop(0) if endpoint not in entry.dialling]
+        tier = [place for place in entry.untried.pop(0) if entry.dialling[place] <= entry.again]
         entry.dialling.update(tier)
-        entry.begun = now
+        if not entry.again:
+            entry.begun = now
+        entry.hangs_at = now + AGAIN_S * 2**entry.again
         self._dialling += len(tier)
         if tier:
             self._fresh.pop(address, None)
             self._fresh[address] = now
         if entry.untried:
             self._timers.set(address, now + NEXT_TIER_S)
+        elif entry.is_in_need:
+            self._timers.set(address, entry.hangs_at)
         return [(address, endpoint) for endpoint in tier]

@@ -26,6 +26,7 @@ AT_ONCE_MAX = 32
 HEARSAY_AT_ONCE_MAX = 16
 YIELD_S = 0.25
 WAITING_MAX_S = 0.5
+AGAIN_S = 0.5
 TIER_S = 1.0
 BUSY_S = 0.05
 
@@ -41,7 +42,8 @@ class Known:
     waiting: bool = False
     connected: bool = False
     doubted: bool = False
-    under_way: set[str] = field(default_factory=set)
+    under_way: Counter[str] = field(default_factory=Counter)
+    dialled_at: dict[str, float] = field(default_factory=dict)
     news: set[str] = field(default_factory=set)
     """Places heard of while others were dialled, and not dialled since: they need not wait."""
     earliest: float = 0.0
@@ -50,6 +52,10 @@ class Known:
     @property
     def is_firm(self) -> bool:
         return self.connected or any(not source.startswith("gossip:") for source in self.sources)
+
+    @property
+    def is_in_need(self) -> bool:
+        return self.waiting or self.doubted
 
     @property
     def is_served(self) -> bool:
@@ -112,7 +118,7 @@ class RosterAtLarge(RuleBasedStateMachine):
             one.boot = boot
             heard.update(*one.sources.values())
         if one.under_way:
-            one.news.update(heard - one.under_way)
+            one.news.update(heard - set(one.under_way))
         if not one.sources and not one.connected:
             assert not taken
             del self.known[address]
@@ -142,14 +148,17 @@ class RosterAtLarge(RuleBasedStateMachine):
         for address, place in dials:
             one = self.known[address]
             assert place in one.ever
-            assert place not in one.under_way, "dialled twice at once"
+            if place in one.under_way:
+                assert one.is_in_need, "dialled twice at once"
+                assert self.now >= one.dialled_at[place] + AGAIN_S - 1e-9, "it has not had its time"
             assert not one.is_served
             assert self.now >= one.earliest - 1e-9, "it is to be left alone"
-            one.under_way.add(place)
+            one.under_way[place] += 1
+            one.dialled_at[place] = self.now
             one.news.discard(place)
-        assert sum(len(one.under_way) for one in self.known.values()) <= AT_ONCE_MAX
+        assert sum(one.under_way.total() for one in self.known.values()) <= AT_ONCE_MAX
         if any(not self.known[address].is_firm for address, _ in dials):
-            firm_too = [len(self.known[a].under_way) for a in {address for address, _ in dials}]
+            firm_too = [self.known[a].under_way.total() for a in {address for address, _ in dials}]
             assert sum(firm_too) <= AT_ONCE_MAX
 
     @rule(address=WHO, succeeds=st.booleans(), number=st.integers(0, 3))
@@ -159,15 +168,19 @@ class RosterAtLarge(RuleBasedStateMachine):
             return
         place = sorted(one.under_way)[number % len(one.under_way)]
         if succeeds:
-            one.under_way.discard(place)
+            self.over(one, place)
             self.roster.dial_succeeded(address, place, self.now)
             self.connected(address)
         else:
             self.fail(address, place)
 
+    def over(self, one: Known, place: str) -> None:
+        one.under_way[place] -= 1
+        one.under_way = +one.under_way
+
     def fail(self, address: Address, place: str) -> None:
         one = self.known[address]
-        one.under_way.discard(place)
+        self.over(one, place)
         if not one.under_way and self.may_be_dialled(one):  # else earlier reasons stand
             # The next tier may follow at once, as may what is news; else it is left alone, for as long as it
             # has failed often.
@@ -250,7 +263,7 @@ class RosterAtLarge(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Nobody who may be dialled is forgotten; each is tried for ever, and at most so seldom."""
         for address, one in self.known.items():
-            for place in sorted(one.under_way):
+            for place in sorted(one.under_way.elements()):
                 self.fail(address, place)
         due = {
             address for address, one in self.known.items() if self.may_be_dialled(one) and not one.is_served

@@ -629,6 +629,20 @@ def test_a_suspect_gets_a_second_link_in_time() -> None:
     assert lower.of_type(PeerLeft) == higher.of_type(PeerLeft) == []
 
 
+def test_a_second_link_that_hangs_gets_a_third_beside_it() -> None:
+    network = SimNetwork(0)
+    one, other = network.pair()
+    network.freeze()
+    since = network.now
+    while network.now < since + 3.2:  # the peer is suspect since 2.0 to 2.5 s, and dialled
+        network.run(0.001)
+        network.freeze()
+    network.run(3.0)
+    for node in (one, other):
+        assert node.of_type(PeerLeft) == []
+        assert node.core.peers[0].state is PeerState.ALIVE
+
+
 def test_a_peer_that_moves_is_followed() -> None:
     network = SimNetwork(4)
     lower, higher = network.add(), network.add()

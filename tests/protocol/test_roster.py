@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from brokerless.address import Address
 from brokerless.config import Limits
 from brokerless.protocol.roster import (
+    AGAIN_S,
     DIALS_AT_ONCE_MAX,
     ENDPOINTS_MAX,
     FRESH_S,
@@ -205,7 +207,7 @@ def test_whom_a_session_waits_for_is_dialled_though_hearsay_is_all_that_is_known
     assert roster.plan(NOW) == [(HIGHER, TCP)]
     roster.set_waiting(HIGHER, False)
     roster.set_waiting(HIGHER, True)
-    assert roster.next_deadline() is None  # that is under way
+    assert roster.next_deadline() == NOW + AGAIN_S  # that is under way
     roster.set_waiting(LOWER, True)  # of whom nobody has heard
 
 
@@ -333,8 +335,10 @@ def test_a_doubtful_link_gets_a_second_beside_it() -> None:
     roster.connected(HIGHER, NOW)
     roster.doubt(HIGHER, True, NOW + 2.5)
     assert roster.plan(NOW + 2.5) == [(HIGHER, TCP)]
-    roster.doubt(HIGHER, True, NOW + 3)  # it is being tried
-    assert roster.next_deadline() is None
+    roster.doubt(HIGHER, True, NOW + 2.6)  # it is being tried
+    assert roster.plan(NOW + 2.6) == []
+    assert roster.next_deadline() == NOW + 2.5 + AGAIN_S
+    roster.doubt(HIGHER, False, NOW + 2.7)
     roster.doubt(LOWER, True, NOW)  # never heard of
     roster.learn(LOWER, "test", (TCP,), 1, NOW + 3)
     roster.doubt(LOWER, False, NOW + 3)  # without a link there is nothing to doubt
@@ -368,6 +372,59 @@ def test_while_there_is_doubt_the_second_link_is_tried_again_soon_and_wherever_a
     assert roster.next_deadline() is None
     roster.dial_failed(HIGHER, OTHER_TCP, NOW + 10)
     assert roster.next_deadline() is None
+
+
+def begun(roster: Roster, since: float, until: float) -> list[float]:
+    """Let time pass; no dial ends. Return when something was dialled."""
+    times = []
+    for step in range(round((until - since) * 100) + 1):
+        now = since + step / 100
+        times += [round(now - since, 2)] * len(roster.plan(now))
+    return times
+
+
+def test_beside_a_dial_that_hangs_another_is_tried_while_a_session_needs_it() -> None:
+    roster = known()
+    roster.connected(HIGHER, NOW)
+    roster.doubt(HIGHER, True, NOW)
+    assert begun(roster, NOW, NOW + 5) == [0, 0.5, 1.5, 3.5]
+    roster.dial_failed(HIGHER, TCP, NOW + 5)
+    roster.doubt(HIGHER, False, NOW + 5)
+    assert begun(roster, NOW + 5, NOW + 15) == []  # nobody needs it any more
+    roster.doubt(HIGHER, True, NOW + 15)
+    roster.dial_succeeded(HIGHER, TCP, NOW + 15)
+    roster.connected(HIGHER, NOW + 15)
+    assert begun(roster, NOW + 15, NOW + 25) == []
+    roster.dial_failed(HIGHER, TCP, NOW + 25)
+    roster.dial_failed(HIGHER, TCP, NOW + 25)
+    roster.set_waiting(HIGHER, True)
+    roster.disconnected(HIGHER, NOW + 25)
+    assert begun(roster, NOW + 25, NOW + 30) == [0.1, 0.6, 1.6, 3.6]
+
+
+def test_a_dial_begun_before_the_doubt_has_its_time_too() -> None:
+    roster = known()
+    roster.plan(NOW)
+    roster.connected(HIGHER, NOW)
+    roster.doubt(HIGHER, True, NOW + 0.2)
+    assert begun(roster, NOW, NOW + 1) == [0.5]
+
+
+def test_a_dial_that_hangs_is_left_alone_where_nobody_waits() -> None:
+    roster = known()
+    assert begun(roster, NOW, NOW + 5) == [0]
+
+
+def test_those_beside_others_that_hang_keep_the_pace_too() -> None:
+    roster = fresh()
+    for number in range(4):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+        roster.connected(peer(number), NOW)
+        roster.doubt(peer(number), True, NOW)
+    for number in range(4):
+        roster.plan(NOW)
+        roster.dial_succeeded(peer(number), TCP, NOW + 60)  # each halves the pace
+    assert begun(roster, NOW + 60, NOW + 60.99) == [0] * 2 + [0.5] * 2
 
 
 def test_doubt_ends_with_the_link() -> None:
@@ -733,6 +790,8 @@ def test_what_is_more_than_hearsay_comes_first() -> None:
 
 
 ADDRESSES = [peer(number) for number in range(4)] + [LOWER]
+NEEDY = ADDRESSES[2:]
+"""With whom there may be a session that waits for a link, or doubts it."""
 PLACES = [(), (TCP,), (TCP, OTHER_TCP), (IPC, TCP)]
 STEPS = st.tuples(
     st.sampled_from(
@@ -756,15 +815,15 @@ STEPS = st.tuples(
 )
 
 
-def take(roster: Roster, step: tuple[Any, ...], under_way: set[tuple[Address, str]], now: float) -> None:
+def take(roster: Roster, step: tuple[Any, ...], under_way: Counter[tuple[Address, str]], now: float) -> None:
     """Do one step to the roster, and keep account of the dials under way."""
     what, address, places, number = step
-    mine = sorted(dial for dial in under_way if dial[0] == address)[:1]
+    mine = sorted(dial for dial in under_way.elements() if dial[0] == address)[:1]
     if what == "learn":
         roster.learn(address, ("a", "b", GOSSIP)[number % 3], places, number % 4, now)
     elif what in ("fail", "succeed"):
         for dial in mine:
-            under_way.discard(dial)
+            under_way[dial] -= 1
             if what == "fail":
                 roster.dial_failed(*dial, now)
             else:
@@ -772,15 +831,16 @@ def take(roster: Roster, step: tuple[Any, ...], under_way: set[tuple[Address, st
                 roster.connected(address, NOW)
     elif what == "plan":
         dials = roster.plan(now)
-        assert not under_way & set(dials), "dialled twice at once"
+        needless = {dial for dial in under_way.elements() if dial[0] not in NEEDY}
+        assert not needless & set(dials), "dialled twice at once"
         assert len(dials) == len(set(dials))
         under_way.update(dials)
     elif what == "connected":
         roster.connected(address, NOW)
     elif what == "set_waiting":
-        roster.set_waiting(address, number % 2 == 0)
+        roster.set_waiting(address, number % 2 == 0 and address in NEEDY)
     elif what == "doubt":
-        roster.doubt(address, number % 3 > 0, now)
+        roster.doubt(address, number % 3 > 0 and address in NEEDY, now)
     else:
         getattr(roster, what)(address, now)
 
@@ -788,16 +848,16 @@ def take(roster: Roster, step: tuple[Any, ...], under_way: set[tuple[Address, st
 @given(st.lists(STEPS, max_size=60))
 def test_dials_are_counted_and_nobody_is_left_in_a_corner(steps: list[tuple[Any, ...]]) -> None:
     roster = fresh(peers_max=4, eager_dials_max=2)
-    under_way: set[tuple[Address, str]] = set()
+    under_way = Counter[tuple[Address, str]]()
     now = NOW
     for step in steps:
         now += step[3] / 1000
         take(roster, step, under_way, now)
-        under_way = {dial for dial in under_way if dial[0] in roster}
+        under_way = Counter(dial for dial in under_way.elements() if dial[0] in roster)
         deadline = roster.next_deadline()
         assert deadline is None or deadline <= now + 5.0
     # With nothing under way any more, whoever is used and can be reached is dialled within the longest wait.
-    for dial in under_way:
+    for dial in under_way.elements():
         roster.dial_failed(*dial, now)
     for address in roster.addresses:
         roster.learn(address, "final", (TCP,), 0, now)
