@@ -10,7 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dittobus.cli.output import printable, seconds, share, size
+from dittobus.cli.columns import COLUMNS, cells
+from dittobus.cli.output import printable, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,20 +33,9 @@ NAME_CELLS_MAX = 20
 
 GAP = 2
 
-HEADINGS = (
-    "PEER",
-    "ADDRESS",
-    "STATE",
-    "BY",
-    "ROUND TRIP",
-    PLOT,
-    "JITTER",
-    "LOSS",
-    "IN",
-    "OUT",
-    "STREAMS",
-    "DROPS",
-)
+_PLOT_AT = COLUMNS.index("ROUND TRIP") + 1
+
+HEADINGS = (*COLUMNS[:_PLOT_AT], PLOT, *COLUMNS[_PLOT_AT:])
 
 EXPENDABLE = ("BY", "JITTER", "ADDRESS", "LOSS", "DROPS")
 """What is left out, in this order, where the terminal is too narrow for all."""
@@ -108,7 +98,7 @@ class Picture:
         )
 
     def _table(self, peers: list[dict[str, Any]], width: int) -> Table:
-        rows = [_row(peer) for peer in peers]
+        rows = [{**cells(peer), PLOT: ""} for peer in peers]
         shown, plotted = _fitting(rows, width)
         table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
         for heading in shown:
@@ -120,30 +110,13 @@ class Picture:
             )
         for peer, row in zip(peers, rows, strict=True):
             kept = list(self._round_trips[peer["address"]])[-plotted:] if plotted else []
-            cells = {
+            drawn = {
                 **{heading: Text(cell) for heading, cell in row.items()},
                 "STATE": Text(peer["state"], STYLES.get(peer["state"], "")),
                 PLOT: Text(plot(kept), "cyan"),
             }
-            table.add_row(*(cells[heading] for heading in shown))
+            table.add_row(*(drawn[heading] for heading in shown))
         return table
-
-
-def _row(peer: dict[str, Any]) -> dict[str, str]:
-    return {
-        "PEER": printable(peer["name"]) or peer["address"][:8],
-        "ADDRESS": peer["address"][:8],
-        "STATE": peer["state"],
-        "BY": "+".join(way for way in peer["path"].values() if way != "none") or "-",
-        "ROUND TRIP": seconds(peer["rtt_s"]),
-        PLOT: "",
-        "JITTER": seconds(peer["jitter_s"]),
-        "LOSS": share(peer["loss"]),
-        "IN": f"{size(peer.get('bytes_in_per_s', 0))}/s",
-        "OUT": f"{size(peer.get('bytes_out_per_s', 0))}/s",
-        "STREAMS": f"{peer['streams']:,}",
-        "DROPS": f"{sum(peer['dropped'].values()):,}",
-    }
 
 
 def _fitting(rows: list[dict[str, str]], width: int) -> tuple[list[str], int]:

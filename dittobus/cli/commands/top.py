@@ -11,17 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dittobus.cli import exits, offers
+from dittobus.cli.columns import COLUMNS, cells
 from dittobus.cli.options import AsJson, BusOptions, Timeout, command_app, with_options
-from dittobus.cli.output import (
-    is_terminal,
-    print_json,
-    print_line,
-    printable,
-    seconds,
-    share,
-    size,
-    table_lines,
-)
+from dittobus.cli.output import is_terminal, print_json, print_line, table_lines
 from dittobus.cli.running import beside, run
 
 if TYPE_CHECKING:
@@ -29,8 +21,6 @@ if TYPE_CHECKING:
 
     from dittobus.aio import Bus
     from dittobus.cli.looking import Look
-
-HEADINGS = ("PEER", "ADDRESS", "STATE", "ROUND TRIP", "JITTER", "LOSS", "IN", "OUT", "STREAMS", "DROPS")
 
 STDIN = 0
 
@@ -141,22 +131,8 @@ def _keys(quitting: asyncio.Event) -> Iterator[None]:
 
 
 def _print_table(sample: dict[str, Any]) -> None:
-    rows = [
-        (
-            printable(peer["name"]),
-            peer["address"][:8],
-            peer["state"],
-            seconds(peer["rtt_s"]),
-            seconds(peer["jitter_s"]),
-            share(peer["loss"]),
-            f"{size(peer.get('bytes_in_per_s', 0))}/s",
-            f"{size(peer.get('bytes_out_per_s', 0))}/s",
-            str(peer["streams"]),
-            str(sum(peer["dropped"].values())),
-        )
-        for peer in sample["peers"]
-    ]
-    print_line("\n".join([*table_lines(HEADINGS, rows), ""]))
+    rows = [list(cells(peer).values()) for peer in sample["peers"]]
+    print_line("\n".join([*table_lines(COLUMNS, rows), ""]))
 
 
 async def _take_messages(bus: Bus) -> None:

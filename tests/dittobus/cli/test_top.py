@@ -44,6 +44,7 @@ class TestElsewhere:
         assert (done.code, done.err) == (exits.OK, "")
         assert done.lines[0].startswith("PEER")
         assert sum(line.startswith("PEER") for line in done.lines) == 2
+        assert "  BY " in done.lines[0]  # each column that a wide terminal shows
 
     def test_what_a_peer_tells(self, commands: Commands) -> None:
         """That is what others do with it, unlike what top does itself."""
