@@ -1,11 +1,11 @@
 """Statistics of a bus for peers that ask for them: what ``dittobus top PEER`` shows.
 
-A program of ``dittobus.aio`` has them told by one line:
+A program has them told by one line, whichever face its bus is of:
 
 >>> bus.on_stream(statistics.STREAM, statistics.answers(bus))
 
-One that takes ``bus.offers()`` accepts streams of that name, and gives them to ``answers(bus)``, too. Whoever
-is in the mesh may ask then, and learns with whom the bus converses, and how much; never what is said.
+One that accepts streams itself gives those of that name to ``answers(bus)``, too. Whoever is in the mesh may
+ask then, and learns with whom the bus converses, and how much; never what is said.
 
 On such a stream each message of who asks, whatever is in it, is answered with one: a JSON object, in which
 rates are those since the answer before.
@@ -18,34 +18,68 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from dittobus import BusError, UnknownPeer
+from dittobus import BusError, DittoBus, DittoBusStreamDelegate, UnknownPeer, aio, blocking
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from dittobus import DittoAddress, Peer, Traffic
-    from dittobus.aio import Bus, Stream
+    from dittobus import DittoAddress, DittoBusStream, Peer, Traffic
 
 __all__ = ["STREAM", "Sampler", "answers"]
+
+AnyBus: TypeAlias = aio.Bus | blocking.Bus | DittoBus
 
 STREAM = "dittobus.statistics"
 """The name of streams that ask."""
 
 
-def answers(bus: Bus) -> Callable[[Stream, DittoAddress], Awaitable[None]]:
+@overload
+def answers(bus: aio.Bus) -> Callable[[aio.Stream, DittoAddress], Awaitable[None]]: ...
+@overload
+def answers(bus: blocking.Bus) -> Callable[[blocking.Stream, DittoAddress], None]: ...
+@overload
+def answers(bus: DittoBus) -> Callable[[DittoBusStream, DittoAddress], None]: ...
+def answers(bus: AnyBus) -> Any:
     """Return what answers on a stream, until its other side has finished, or has gone."""
 
-    async def answer(stream: Stream, peer: DittoAddress) -> None:
+    async def answer(stream: aio.Stream, peer: DittoAddress) -> None:
         sampler = Sampler(bus)
         with suppress(BusError):
             async for _ in stream:
-                await stream.send(json.dumps(sampler.sample(monotonic())).encode())
+                await stream.send(sampler.answer())
             await stream.finish()
             await stream.close()
 
-    return answer
+    def answer_blocking(stream: blocking.Stream, peer: DittoAddress) -> None:
+        sampler = Sampler(bus)
+        with suppress(BusError):
+            for _ in stream:
+                stream.send(sampler.answer())
+            stream.finish()
+            stream.close()
+
+    def answer_by_delegate(stream: DittoBusStream, peer: DittoAddress) -> None:
+        stream.delegate = _Answering(Sampler(bus))
+
+    if isinstance(bus, DittoBus):
+        return answer_by_delegate
+    return answer_blocking if isinstance(bus, blocking.Bus) else answer
+
+
+class _Answering(DittoBusStreamDelegate):
+    """Answers on one stream."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def stream_did_receive_message(self, stream: DittoBusStream, message: bytes) -> None:
+        with suppress(BusError):  # such as of who asks more than it reads
+            stream.send(self._sampler.answer())
+
+    def stream_did_finish_receiving(self, stream: DittoBusStream) -> None:
+        stream.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +93,13 @@ class _Looked:
 class Sampler:
     """Looks at the counters of a bus now and then, and tells rates."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: AnyBus) -> None:
         self._bus = bus
         self._looked: dict[DittoAddress | None, _Looked] = {}
+
+    def answer(self) -> bytes:
+        """Return the sample of now, as it is told."""
+        return json.dumps(self.sample(monotonic())).encode()
 
     def sample(self, now: float) -> dict[str, Any]:
         """Return what there is to say, as JSON has it; rates are those since the sample before."""

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from brokerless import Reliability
-from dittobus import aio
+from dittobus import aio, statistics
 from tests.behaviour.face import WAIT_S, AnyBus, AnyOffer, AnyStream, Face, Presence, get, then
 
 if TYPE_CHECKING:
@@ -180,6 +180,9 @@ class Bus(AnyBus):
             take(Stream(self._loop, stream), peer)
 
         return self._loop.do(lambda: self.bus.on_stream(name, handle))
+
+    def tell_statistics(self) -> Future[None]:
+        return self._loop.do(lambda: self.bus.on_stream(statistics.STREAM, statistics.answers(self.bus)))
 
     def close(self, timeout: float | None = 5.0) -> Future[bool]:
         return self._loop.run(self.bus.close(timeout))

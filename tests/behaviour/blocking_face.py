@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from brokerless import Reliability
-from dittobus import blocking
+from dittobus import blocking, statistics
 from tests.behaviour.face import (
     WAIT_S,
     AnyBus,
@@ -165,6 +165,9 @@ class Bus(AnyBus):
 
     def bind(self, name: str, take: Callable[[AnyStream, Address], None]) -> Future[None]:
         return done(lambda: self.bus.on_stream(name, lambda stream, peer: take(Stream(self, stream), peer)))
+
+    def tell_statistics(self) -> Future[None]:
+        return done(lambda: self.bus.on_stream(statistics.STREAM, statistics.answers(self.bus)))
 
     def close(self, timeout: float | None = 5.0) -> Future[bool]:
         return in_thread(lambda: self.bus.close(timeout))

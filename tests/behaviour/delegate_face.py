@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from brokerless import EndOfStream, Reliability
-from dittobus import DispatchQueue, DittoBus, DittoBusDelegate, DittoBusStreamDelegate
+from dittobus import DispatchQueue, DittoBus, DittoBusDelegate, DittoBusStreamDelegate, statistics
 from tests.behaviour.face import (
     WAIT_S,
     AnyBus,
@@ -285,6 +285,9 @@ class Bus(AnyBus, DittoBusDelegate):
 
     def bind(self, name: str, take: Callable[[AnyStream, Address], None]) -> Future[None]:
         return done(lambda: self.bus.on_stream(name, lambda stream, peer: take(self._adapt(stream), peer)))
+
+    def tell_statistics(self) -> Future[None]:
+        return done(lambda: self.bus.on_stream(statistics.STREAM, statistics.answers(self.bus)))
 
     def close(self, timeout: float | None = 5.0) -> Future[bool]:
         closed = in_thread(lambda: self.bus.close(timeout))

@@ -294,6 +294,10 @@ class AnyBus(ABC):
         """Give streams of that name to ``take``."""
 
     @abstractmethod
+    def tell_statistics(self) -> Outcome[None]:
+        """Tell them to who asks, by the line that the documentation has for it."""
+
+    @abstractmethod
     def close(self, timeout: float | None = 5.0) -> Outcome[bool]: ...
 
 

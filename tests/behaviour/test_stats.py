@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from brokerless import BusClosed, DropCause, Limits, Reliability, StreamStats, UnknownPeer
+from dittobus import statistics
 from tests.behaviour.conftest import connect, introduce
 from tests.behaviour.face import AnyBus, AnyStream, feed, get, until
 
@@ -146,3 +148,21 @@ def test_limits_are_those_that_were_given(make_bus: MakeBus) -> None:
     ours, theirs = connect(near, far)
     assert ours.stats().send_credit_bytes == 32 * KIB
     assert theirs.stats().send_credit_bytes == 64 * KIB
+
+
+def test_statistics_are_told_to_who_asks(pair: Pair) -> None:
+    near, far = pair
+    get(far.tell_statistics())
+    asking = get(near.open(far.address, name=statistics.STREAM))
+    get(asking.send(b""))
+    first = json.loads(get(asking.receive()))
+    assert (first["node"]["name"], first["node"]["streams"]) == ("far", 1)
+    assert [peer["name"] for peer in first["peers"]] == ["near"]
+    get(near.send(bytes(1000), far.address))
+    get(far.take_message())
+    get(asking.send(b""))
+    second = json.loads(get(asking.receive()))
+    assert second["peers"][0]["bytes_in_per_s"] > first["peers"][0]["bytes_in_per_s"] == 0
+    get(asking.finish())
+    assert asking.receive_all() == []
+    get(asking.close())

@@ -31,24 +31,6 @@ async def test_rates_are_of_the_time_between(aio_pair: tuple[Bus, Bus]) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_program_tells_its_own_to_who_asks(aio_pair: tuple[Bus, Bus]) -> None:
-    near, far = aio_pair
-    far.on_stream(statistics.STREAM, statistics.answers(far))
-    async with await near.open_stream(far.address, name=statistics.STREAM) as asking:
-        await asking.send(b"whatever")
-        first = json.loads(await asking.receive())
-        assert (first["node"]["name"], first["node"]["streams"]) == ("far", 1)
-        assert [peer["name"] for peer in first["peers"]] == ["near"]
-        await near.send(bytes(1000), far.address)
-        await asking.send(b"")
-        second = json.loads(await asking.receive())
-        assert first["peers"][0]["bytes_in_per_s"] == 0
-        assert second["peers"][0]["bytes_in_per_s"] > 0
-        await asking.finish()
-        assert [message async for message in asking] == []
-
-
-@pytest.mark.asyncio
 async def test_nobody_is_told_unasked(aio_pair: tuple[Bus, Bus]) -> None:
     near, far = aio_pair
     far.on_stream("another", statistics.answers(far))
