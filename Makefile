@@ -48,8 +48,9 @@ test-shell: $(VENV)/.installed-test
 # What is limited in time for the sake of every change goes on for longer here: MINUTES for the worlds, and about as
 # long for the rest, which takes an hour for all that is meant for a long run.
 soak: $(VENV)/.installed-test
-	$(BIN)/python -m tests.simulate --minutes $(MINUTES)
-	DITTOBUS_SOAK=$(MINUTES) $(BIN)/pytest -m soak --numprocesses=$(WORKERS) --dist=worksteal --durations=50 -v
+	@status=0; $(BIN)/python -m tests.simulate --minutes $(MINUTES) || status=1; \
+	DITTOBUS_SOAK=$(MINUTES) $(BIN)/pytest -m soak -v --numprocesses=$(WORKERS) --dist=worksteal --durations=50 || \
+		status=1; exit $$status
 
 # Exits with 1 when something was found; that is kept in .fuzz/found, and how to see it again is said.
 fuzz: $(VENV)/.installed-fuzz
