@@ -168,6 +168,7 @@ class Stream:
         the stream before, ``StreamFinished`` for a message that ``finish`` came before, and ``UsageError`` on
         a stream that may lose messages, which has no receipts.
         """
+        self._check_process()
         wanted = self._port.last_sequence if sequence is None else checked_sequence(sequence)
         if self._core.acknowledged_sequence >= wanted:
             return
@@ -247,6 +248,7 @@ class Stream:
             raise StopAsyncIteration from None
 
     async def _receive_later(self) -> bytes:
+        self._check_process()
         arrival: asyncio.Future[None] | None = None
         try:
             while (message := self._take()) is None:
@@ -318,6 +320,7 @@ class Stream:
         side has aborted it. When cancelled, the stream is aborted. Closing twice is harmless.
         """
         checked_timeout(timeout)
+        self._check_process()
         is_known = self._aborted or (self._ended.done() and self._end_told)
         if not self._ended.done():
             try:
@@ -338,6 +341,7 @@ class Stream:
         For who must know of the end although nobody receives: ``receive`` tells of it after what has come.
         Raises what ended the stream, if that was not the normal end.
         """
+        self._check_process()
         await asyncio.shield(self._ended)
         if self._end_error is not None:
             raise self._failure()
@@ -357,6 +361,8 @@ class Stream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_in_fork:
+            return
         if kind is None:
             await self.close()
         else:
@@ -364,7 +370,7 @@ class Stream:
 
     def __del__(self) -> None:
         ended = getattr(self, "_ended", None)  # missing if the constructor failed
-        if ended is None or ended.done() or self._closing or self._send is _refuse_in_fork:
+        if ended is None or ended.done() or self._closing or self._is_in_fork:
             return
         warnings.warn(f"{self!r} was never closed; it is aborted", ResourceWarning, source=self, stacklevel=2)
         self._exchange.abandon(self._core)
@@ -433,6 +439,14 @@ class Stream:
 
     def _did_fork(self) -> None:
         self._send = _refuse_in_fork
+
+    @property
+    def _is_in_fork(self) -> bool:
+        return self._send is _refuse_in_fork
+
+    def _check_process(self) -> None:
+        if self._is_in_fork:
+            _refuse_in_fork(b"")
 
     def _wake_receiver(self) -> None:
         """Wake the first; who has taken something, or gives up, wakes the next."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from typing import TYPE_CHECKING, Any
 
 from brokerless import BusClosed, Limits, NodeConfig, Reliability, UsageError
@@ -27,11 +28,11 @@ from dittobus._arguments import (
     checked_reliability,
     checked_timeout,
 )
+from dittobus._fork import InOneProcess
 from dittobus._inbox import Iteration
 from dittobus.peers import checked_count, checked_target
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
     from types import TracebackType
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Bus", "Offer", "Stream"]
 
 
-class Bus:
+class Bus(InOneProcess):
     """A bus in the running loop: sends and receives messages and streams to and from the mesh.
 
     >>> async with Bus("camera") as bus:
@@ -108,6 +109,7 @@ class Bus:
         if self._started or self._closing is not None:
             raise UsageError("a bus starts once", hint="make a new one")
         self._started = True
+        self._pid = os.getpid()
         try:
             await self._exchange.start(self._config)
         except BaseException:
@@ -122,6 +124,8 @@ class Bus:
         iterators end. When cancelled, everything is aborted. Closing twice is harmless: the second waits.
         """
         checked_timeout(timeout)
+        if self._started:
+            self.check_process()  # before the loop is needed, of which a forked child has none
         if self._closing is not None:
             return await asyncio.shield(self._closing)
         self._closing = asyncio.get_running_loop().create_future()
@@ -139,8 +143,9 @@ class Bus:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A program that unwinds does not wait for the network.
-        await (self.close() if kind is None else self.close(timeout=0))
+        if self.is_ours:  # a forked child that unwinds leaves the bus to its parent
+            # A program that unwinds does not wait for the network.
+            await (self.close() if kind is None else self.close(timeout=0))
 
     # Who is there
 
@@ -311,6 +316,7 @@ class Bus:
     def _running(self) -> AioExchange:
         if not self._started:
             raise _not_started()
+        self.check_process()
         if self._closing is not None or self._exchange.is_over:
             raise self._exchange.closed_error()
         return self._exchange

@@ -207,11 +207,15 @@ bus.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_an_asyncio_stream_in_a_forked_child_refuses(run: Callable[[str], str]) -> None:
-    output = run("""
+@pytest.mark.parametrize("io_thread", [False, True])
+def test_an_asyncio_bus_in_a_forked_child_refuses(run: Callable[[str], str], io_thread: bool) -> None:
+    output = run(
+        f"""
 import asyncio
 from brokerless import ForkedProcessError
 from dittobus import aio
+arguments["io_thread"] = {io_thread}"""
+        + """
 async def main():
     async with aio.Bus("near", **arguments) as near, aio.Bus("far", **arguments) as far:
         far.on_stream("x", lambda stream, peer: kept.append(stream))
@@ -222,13 +226,22 @@ async def main():
             try:
                 for command in (
                     lambda: stream.send(b""),
+                    lambda: stream.receive(),
+                    lambda: stream.wait_acknowledged(1),
+                    lambda: stream.wait_closed(),
+                    lambda: stream.close(),
                     lambda: near.send(b"", stream.peer),
                     lambda: near.open_stream(stream.peer),
+                    lambda: near.wait_for_peer("far"),
+                    lambda: near.close(),
                 ):
                     try:
                         await command()
                     except ForkedProcessError:
                         refused += 1
+                async with stream:
+                    pass
+                await near.__aexit__(None, None, None)
                 print("refused", refused, flush=True)
             finally:
                 os._exit(0)
@@ -240,8 +253,9 @@ async def main():
 kept = []
 asyncio.run(main())
 ended = time.monotonic()
-""")
-    assert "refused 3" in output
+"""
+    )
+    assert "refused 9" in output
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
