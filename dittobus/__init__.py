@@ -29,7 +29,6 @@ from brokerless import (
     NodeStats,
     NoPath,
     OpenTimeout,
-    Path,
     Peer,
     PeerChanged,
     PeerError,
@@ -62,6 +61,7 @@ from brokerless import (
     WireError,
 )
 from brokerless import Message as DittoBusMessage
+from brokerless import Path as PeerPath  # pathlib's Path is not to be shadowed by an import of all
 from brokerless import Reliability as DittoBusReliability
 from dittobus._environment import environment
 from dittobus.bus import DittoBus
@@ -104,13 +104,13 @@ __all__ = [
     "NoPath",
     "NodeStats",
     "OpenTimeout",
-    "Path",
     "Peer",
     "PeerChanged",
     "PeerError",
     "PeerJoined",
     "PeerLeft",
     "PeerLost",
+    "PeerPath",
     "PeerRefused",
     "PeerState",
     "PeerStats",

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+import builtins
 import inspect
+import pathlib
+import threading
 
 import pytest
 
@@ -26,6 +30,12 @@ def test_the_bus_has_its_own_names_for_what_is_the_frameworks() -> None:
     assert dittobus.DittoBusReliability is brokerless.Reliability
     assert len(dittobus.generate_secret()) == 32
     assert dittobus.Identity is brokerless.Identity
+
+
+def test_an_import_of_all_shadows_nothing_that_programs_use() -> None:
+    taken = {name for module in (builtins, pathlib, asyncio, threading) for name in vars(module)}
+    assert not taken & set(dittobus.__all__)
+    assert dittobus.PeerPath is brokerless.Path
 
 
 def test_other_names_are_unknown() -> None:
