@@ -44,18 +44,26 @@ def expand_wildcards(endpoints: Iterable[str]) -> tuple[str, ...]:
 
 
 def _addresses(versions: tuple[int, ...]) -> list[IpAddress]:
-    usable = [ip for ip in _found() if ip.version in versions and not (ip.version == 6 and ip.is_link_local)]
+    usable = [
+        ip for ip, _ in _found() if ip.version in versions and not (ip.version == 6 and ip.is_link_local)
+    ]
     return [ip for ip in usable if not ip.is_loopback] or usable
 
 
-def _found() -> list[IpAddress]:
+def _found() -> list[tuple[IpAddress, int | None]]:
+    """Each address of this host, with the number of its interface."""
     import ifaddr  # only who listens beyond loopback needs it
 
     return [
-        ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0])
+        (ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0]), adapter.index)
         for adapter in ifaddr.get_adapters()
         for ip in adapter.ips
     ]
+
+
+def interface_numbers() -> dict[str, int | None]:
+    """Return the number of the interface that has it, for each address of this host."""
+    return {str(ip): number for ip, number in _found()}
 
 
 def multicast_interfaces() -> list[str | int]:
@@ -91,7 +99,8 @@ def is_ours(address: str) -> bool:
 class AddressWatch:
     """Calls ``changed`` when addresses that a node with these hosts listens on have come or gone.
 
-    Loopback addresses do not, and who listens nowhere else is not watched at all.
+    One that moves to another interface, such as a new one in the place of the old, has done both. Loopback
+    addresses do not, and who listens nowhere else is not watched at all.
     """
 
     def __init__(self, hosts: Sequence[str], changed: Callable[[], None]) -> None:
@@ -105,7 +114,7 @@ class AddressWatch:
         self._changed = changed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._present: frozenset[IpAddress] = frozenset()
+        self._present: frozenset[tuple[IpAddress, int | None]] = frozenset()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch from now on: what was there before is no news."""
@@ -126,10 +135,14 @@ class AddressWatch:
         if self._present != before:
             self._changed()
 
-    def _look(self) -> frozenset[IpAddress]:
+    def _look(self) -> frozenset[tuple[IpAddress, int | None]]:
         try:
             found = _found()
         except OSError:  # descriptors or memory have run out: nothing is known, so nothing has changed
             return self._present
-        concerned = {ip for ip in found if ip in self._hosts or (self._everywhere and not ip.is_loopback)}
-        return frozenset(ip for ip in concerned if ip.version == 4 or ip.is_link_local or is_ours(str(ip)))
+        return frozenset(
+            (ip, number)
+            for ip, number in found
+            if ip in self._hosts or (self._everywhere and not ip.is_loopback)
+            if ip.version == 4 or ip.is_link_local or is_ours(str(ip))
+        )

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def adapters(*ips: object) -> list[SimpleNamespace]:
-    """One for each, numbered from 1."""
+def adapters(*ips: object, first: int = 1) -> list[SimpleNamespace]:
+    """One for each, numbered from the first."""
     return [
         SimpleNamespace(
             index=number, ips=[SimpleNamespace(ip=ip) for ip in (ip if isinstance(ip, list) else [ip])]
         )
-        for number, ip in enumerate(ips, 1)
+        for number, ip in enumerate(ips, first)
     ]
 
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch):
-    def be(*ips: object, unready: str = "") -> None:
-        monkeypatch.setattr(ifaddr, "get_adapters", lambda: adapters(*ips))
+    def be(*ips: object, unready: str = "", first: int = 1) -> None:
+        monkeypatch.setattr(ifaddr, "get_adapters", lambda: adapters(*ips, first=first))
         monkeypatch.setattr(interfaces, "is_ours", lambda address: address != unready)
 
     return be
@@ -158,6 +158,14 @@ def test_who_listens_on_named_addresses_is_told_of_those(host) -> None:
     assert watched.look() == 1
     host("192.0.2.1")
     assert watched.look() == 1
+
+
+@pytest.mark.parametrize("hosts", ["*", "192.0.2.1"])
+def test_another_interface_with_the_same_address_is_told_of(host, hosts: str) -> None:
+    host("192.0.2.1", "127.0.0.1")
+    watched = Watched(hosts)
+    host("192.0.2.1", "127.0.0.1", first=5)
+    assert (watched.look(), watched.look()) == (1, 0)
 
 
 @pytest.mark.parametrize("hosts", [("127.0.0.1",), ("127.0.0.2", "::1"), ()])

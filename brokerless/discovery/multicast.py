@@ -24,7 +24,7 @@ from zeroconf import (  # type: ignore[attr-defined]  # the records are there fo
 )
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
-from brokerless.interfaces import is_ours, multicast_interfaces
+from brokerless.interfaces import interface_numbers, is_ours, multicast_interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -84,7 +84,8 @@ class MulticastDns(RecordUpdateListener):
         self._query_interval_s = QUERY_INTERVAL_MIN_S
         self._asked_at_ms: float | None = None
         self._interfaces = interfaces
-        self._zeroconf = AsyncZeroconf(self._usable_interfaces())
+        self._in_use = self._usable_interfaces()
+        self._zeroconf = AsyncZeroconf(list(self._in_use))
         # Before the first packet can come: what is in the library's cache already is never told of again.
         self._zeroconf.zeroconf.async_add_listener(self, None)
 
@@ -123,9 +124,14 @@ class MulticastDns(RecordUpdateListener):
     async def update_interfaces(self) -> None:
         """Speak and listen on interfaces that have come, and no longer on those that have gone.
 
-        Who is on a new network has not been asked yet, so queries begin anew.
+        One in the place of another, with the same address, is the same to the library, but nobody listens on
+        it: so first those that stay are left, then all are there. Who is on a new network has not been asked
+        yet, so queries begin anew.
         """
-        await self._zeroconf.async_update_interfaces(self._usable_interfaces())
+        before, self._in_use = self._in_use, self._usable_interfaces()
+        stay = [one for one, number in self._in_use.items() if before.get(one) == number]
+        for interfaces in (stay, list(self._in_use)):
+            await self._zeroconf.async_update_interfaces(interfaces)
         if self._query_timer is not None:
             self._query_timer.cancel()
             self._query_interval_s = QUERY_INTERVAL_MIN_S
@@ -156,16 +162,20 @@ class MulticastDns(RecordUpdateListener):
             elif update.old is None:  # otherwise it is known, with this very text
                 self._heard(record.key, record.text)
 
-    def _usable_interfaces(self) -> list[str | int]:
+    def _usable_interfaces(self) -> dict[str | int, int | None]:
+        """What the library is to be told, each with the number of its interface."""
+        usable: list[str | int]
         if self._interfaces is None:
-            return multicast_interfaces()  # the library's own choice leaves IPv6 out
-        # The library fails altogether, and leaves sockets open, where one of several is not there.
-        usable: list[str | int] = [interface for interface in self._interfaces if is_ours(interface)]
-        if not usable:
-            raise OSError(
-                f"none of {', '.join(self._interfaces) or 'no interfaces'} is an address of this host"
-            )
-        return usable
+            usable = multicast_interfaces()  # the library's own choice leaves IPv6 out
+        else:
+            # The library fails altogether, and leaves sockets open, where one of several is not there.
+            usable = [interface for interface in self._interfaces if is_ours(interface)]
+            if not usable:
+                raise OSError(
+                    f"none of {', '.join(self._interfaces) or 'no interfaces'} is an address of this host"
+                )
+        numbers = interface_numbers()
+        return {one: one if isinstance(one, int) else numbers.get(one) for one in usable}
 
     def _ask_in(self, delay_s: float) -> None:
         self._query_timer = asyncio.get_running_loop().call_later(delay_s, self._ask)

@@ -151,6 +151,10 @@ class Lab:
         """A host with these addresses, on the link."""
         host = await Host.open(*self.switch.prefix, "unshare", "--net")
         self._stack.push_async_callback(host.close)
+        await self._connect(host, name, addresses)
+        return host
+
+    async def _connect(self, host: Host, name: str, addresses: tuple[str, ...]) -> None:
         await self.switch.ip(
             f"link add {name} type veth peer name eth0 netns {host.holder.pid}",
             f"link set {name} addrgenmode none",
@@ -158,7 +162,6 @@ class Lab:
             f"link set {name} up",
         )
         await host.connect(name, addresses)
-        return host
 
     async def hosts(self, *names: str) -> list[Host]:
         """Hosts with an address of either family each."""
@@ -206,6 +209,11 @@ class Lab:
     async def plug(self, host: Host) -> None:
         """Put it back."""
         await self.switch.ip(f"link set {host.name} up")
+
+    async def replace_interface(self, host: Host) -> None:
+        """Give it another interface, with the same addresses."""
+        await self.switch.ip(f"link delete {host.name}")
+        await self._connect(host, host.name, host.addresses)
 
     async def filter_multicast(self, *hosts: Host, passes: bool = False) -> None:
         """Let no multicast reach these hosts any more; or let it pass again."""

@@ -72,3 +72,18 @@ async def test_a_named_address_that_comes_back_serves_again(lab: Lab) -> None:
     assert not named.heard("left") + other.heard("left")
     third = await lab.node(third_host, discovery=["zeroconf"])
     await met(named, third)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+async def test_an_interface_that_is_replaced_by_one_with_the_same_address_is_spoken_on(
+    lab: Lab, family: int
+) -> None:
+    """Sockets that are bound to all addresses do not mind; multicast was joined on the one that is gone."""
+    places = ("10.7.0.1", "10.7.0.2") if family == 4 else ("fd07::1", "fd07::2")
+    host, other_host = [
+        await lab.host(name, place) for name, place in zip(("host", "other"), places, strict=True)
+    ]
+    node = await lab.node(host, discovery=["zeroconf"])
+    await lab.replace_interface(host)
+    other = await lab.node(other_host, discovery=["zeroconf"])
+    await met(node, other)
