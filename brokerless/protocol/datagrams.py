@@ -53,6 +53,8 @@ BACKLOG_S = 2.0
 """How long after a stall of this process what it finds in its sockets may be from before: a socket holds some
 hundred datagrams, which are read within a few turns."""
 
+NO_PATH_HINT = "give it a port=, and let firewalls pass UDP to that or TCP to the next, or send RELIABLE"
+
 SINGLE = 0
 """Stand-in for a stream's number: a single message."""
 
@@ -230,7 +232,11 @@ class Datagrams:
             text = f"an unreliable message of {len(data)} bytes, at most {self.message_bytes_max}"
             raise MessageTooLarge(text, peer=self.remote)
         if self._port is None or self._sealer is None:
-            return self._drop(DropCause.NO_PATH, NoPath("the peer takes no datagrams", peer=self.remote))
+            text, hint = (
+                "the peer takes no datagrams, or has not joined yet",
+                "wait_for_peer, or send RELIABLE",
+            )
+            return self._drop(DropCause.NO_PATH, NoPath(text, peer=self.remote, hint=hint))
         now = self._port.now()
         self._paths.sent(now)
         targets = self._paths.targets(now)
@@ -246,7 +252,7 @@ class Datagrams:
             return None
         if self.path is DatagramPath.NONE:  # where nothing is proven, what takes nothing does not lead there
             text = "neither UDP nor TCP for datagrams reaches the peer"
-            return self._drop(DropCause.NO_PATH, NoPath(text, peer=self.remote))
+            return self._drop(DropCause.NO_PATH, NoPath(text, peer=self.remote, hint=NO_PATH_HINT))
         full = SendQueueFull("the socket takes no more now", peer=self.remote)
         return self._drop(DropCause.SEND_QUEUE_FULL, full)
 

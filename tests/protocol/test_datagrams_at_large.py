@@ -206,7 +206,9 @@ def test_where_nothing_works_a_send_fails_with_no_path_until_something_does(seed
     assert path(one, other) is DatagramPath.NONE
     one.send(b"-1", other, reliability=Reliability.SEQUENCED)
     network.run(0.0)
-    assert isinstance(one.of_type(SendDone)[-1].error, NoPath)
+    error = one.of_type(SendDone)[-1].error
+    assert isinstance(error, NoPath)
+    assert "let firewalls pass UDP" in error.hint
     assert one.core.stats().dropped[DropCause.NO_PATH] > 100
     assert one.of_type(PeerLeft) == []
     network.datagrams.weather = Weather()
