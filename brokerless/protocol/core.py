@@ -307,7 +307,7 @@ class NodeCore:
         session = self._session_to(to, now)
         self._send_id += 1
         if reliability is Reliability.RELIABLE:
-            session.singles.send(channel, data, self._send_id, deadline)
+            session.lanes.singles.send(channel, data, self._send_id, deadline)
         else:
             drop = session.datagrams.send(KINDS[reliability], SINGLE, channel, data)
             self.emit(SendDone(self._send_id, drop and drop.error))
@@ -332,13 +332,13 @@ class NodeCore:
         now: float,
     ) -> Stream:
         """Offer a stream; ``StreamOpened`` or ``StreamEnded`` follows. Raises as ``send`` does."""
-        return self._session_to(to, now).open_stream(reliability, name, metadata, deadline)
+        return self._session_to(to, now).lanes.open_stream(reliability, name, metadata, deadline)
 
     def accept(self, stream: Stream, metadata: bytes) -> None:
         """Take an offered stream. One that is over by now stays over."""
         session = self.session(stream.peer)
         if session is not None and session.streams.get(stream.id) is stream:
-            session.accept(stream, metadata)
+            session.lanes.accept(stream, metadata)
 
     def _session_to(self, to: Address, now: float) -> Session:
         peering = self._peers.get(to)
@@ -405,7 +405,7 @@ class NodeCore:
         """Close every stream, draining until ``deadline``; wait for ``is_drained``, then ``farewell``."""
         self._leaving = True
         for session in self.sessions:
-            session.is_leaving = True
+            session.lanes.is_leaving = True
             for stream in list(session.streams.values()):
                 stream.close(deadline)
 
@@ -560,7 +560,7 @@ class NodeCore:
             now=now,
             hear=None if self._gossip is None else partial(self._gossip.heard, remote),
         )
-        session.is_leaving = self._leaving
+        session.lanes.is_leaving = self._leaving
         return session
 
     def ended(self, session: Session) -> None:

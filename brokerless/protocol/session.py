@@ -9,27 +9,21 @@ cumulative acknowledgement (RFC 9293) without its congestion control, which the 
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING
 
-from brokerless.errors import RemoteProtocolError, UsageError
-from brokerless.model import DropCause, Offer, PeerStats, Reliability, StreamOffered, Traffic
+from brokerless.errors import RemoteProtocolError
+from brokerless.model import DropCause, PeerStats, Traffic
 from brokerless.protocol import wire
 from brokerless.protocol.association import Nonce
-from brokerless.protocol.datagram_stream import DatagramStream
 from brokerless.protocol.datagrams import Datagrams
-from brokerless.protocol.flight import Flight, Receipt
+from brokerless.protocol.flight import Flight
+from brokerless.protocol.lanes import Lanes
 from brokerless.protocol.liveness import Liveness, Verdict
-from brokerless.protocol.offers import Offers
-from brokerless.protocol.openings import Openings
-from brokerless.protocol.singles import Singles
-from brokerless.protocol.stream import Stream
-from brokerless.protocol.stream_state import UNTAKEN
-from brokerless.protocol.timers import Timers
+from brokerless.protocol.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from brokerless.address import Address
     from brokerless.config import Limits
@@ -41,16 +35,6 @@ if TYPE_CHECKING:
 STUCK_SHARE = 0.5
 """A link without progress of acknowledgements for this share of the liveness limit is dead: half of it is
 left to resume on another."""
-
-TURN_BYTES = 16 * 1024
-"""What one stream may put into a packet while others wait: four take turns in a full one."""
-
-ROOM_BYTES_MIN = 2 * 1024
-"""A packet with less room than this is full; a chunk cut so small is not worth its header."""
-
-SHARED_S = 1.0
-"""How long after two streams took turns the flight is shared: many ticks of a game, a few of a sensor. A
-stream on its own is not held back."""
 
 HELD_BYTES_MAX = 8 * 1024 * 1024
 """Packets held while the peer is confirmed after a stall of ours; the most a sender has in flight. Beyond
@@ -65,11 +49,6 @@ that asks for more than it takes does without the rest; an honest one asks for o
 
 LIVENESS_S_MIN = 0.1
 """A peer that announces less would be lost at every hiccup of a scheduler."""
-
-REJECT_BUSY = wire.BUS_CODE_MIN + 0x10
-"""Code of a rejection by the bus: too many streams are open or waiting."""
-
-RELIABILITIES = tuple(Reliability(name) for name in wire.RELIABILITIES)
 
 
 class SessionState(enum.Enum):
@@ -92,12 +71,12 @@ class _SessionLink:
 
 
 class Session:
-    """One session. It is also the host of its streams (``StreamHost``).
+    """One session. What it carries are its ``lanes`` and its ``datagrams``.
 
     Queries: ``state``, ``nonce``, ``their_nonce``, ``received``, ``current_link``, ``links``, ``is_suspect``,
-    ``is_idle``, ``is_waiting``, ``stats``, ``next_deadline``.
+    ``is_idle``, ``stats``, ``next_deadline``.
     Inputs: ``establish``, ``link_ready``, ``link_gone``, ``receive``, ``expire``, ``stalled``.
-    Commands: ``open_stream``, ``accept``, ``pass_on``, ``end``, and those of its streams and ``singles``.
+    Commands: ``pass_on``, ``tell``, ``end``.
     Outputs: ``next_packet``, ``links_to_cut``; events go to ``emit``, gossip to ``hear``; ``wake(link)`` says
     that a link has something to send, ``touch()`` that ``next_deadline`` may have come nearer.
     """
@@ -123,45 +102,26 @@ class Session:
         self.emit = emit
         self.state = SessionState.FRESH
         self.their_nonce: Nonce | None = None
-        self.message_bytes_max = limits.message_bytes_max
         self.received = 0
         self.flight = Flight(limits.unacknowledged_bytes_max, now)
         self._phase = nonce.boot % PHASES / PHASES
-        eager = local < remote
-        self.liveness = Liveness(limit_s=limits.liveness_s, eager=eager, now=now, phase=self._phase)
-        self.streams: dict[int, Stream] = {}
-        self.singles = Singles(self)
+        self._lower = local < remote
+        self.liveness = Liveness(limit_s=limits.liveness_s, eager=self._lower, now=now, phase=self._phase)
+        self._schedule = Schedule(self._wake_current, now)
+        self.lanes = Lanes(self, self._schedule, budget, self._lower)
+        self.streams = self.lanes.streams
         self.datagrams = Datagrams(self, plane)
         self.current_link: int | None = None
-        self.is_leaving = False
-        """Set when the node closes: it takes no more streams."""
         self.links_to_cut: list[tuple[int, str]] = []
         self.dropped: dict[DropCause, int] = {}
         self._wake = wake
         self._touch = touch
         self._hear = hear
-        self._budget = budget
         self._links: dict[int, _SessionLink] = {}
-        self._control: deque[bytes] = deque()
-        self._active: deque[Stream | Singles] = deque()
-        self._sent_last: int | None = None  # id of the stream whose frame was the last
-        self._shared_until = now
         self._held: deque[tuple[int, wire.Packet, int]] = deque()
         self._held_bytes = 0
-        self._oversized: OrderedDict[Stream | Singles, None] = OrderedDict()  # a queue that may be left, too
-        self._granted: Stream | Singles | None = None
-        self._granting = False
-        self._timers: Timers[Stream | Singles] = Timers()
-        self._openings = Openings(self._offer)
-        self._offers = Offers(limits.offers_max)
-        self._lower = local < remote
-        self._next_id = 2 if self._lower else 1
-        self._next_their_id = 1 if self._lower else 2
-        self._their_stream_credit = 0
-        self._their_streams_max = limits.streams_max
         self._packets_sent = self._bytes_sent = self._packets_received = self._bytes_received = 0
         self._packets_resent = self._links_lost = 0
-        self._past_traffic = Traffic()
 
     # Queries
 
@@ -183,19 +143,14 @@ class Session:
     @property
     def is_idle(self) -> bool:
         """True when nothing waits to be sent or acknowledged."""
-        return not (self._control or self._active or self.flight.byte_count or not self.singles.is_idle)
-
-    @property
-    def is_waiting(self) -> bool:
-        """True when somebody here depends on the peer: streams are open, or sends under way."""
-        return bool(self.streams) or not self.singles.is_idle
+        return self._schedule.is_empty and not self.flight.byte_count and self.lanes.singles.is_idle
 
     def next_deadline(self) -> float | None:
         """Return when ``expire`` wants to be called, or None."""
-        deadline = self._timers.next_deadline()
+        deadline = self.lanes.next_deadline()
         if self.state is not SessionState.ESTABLISHED:
             return deadline
-        self.liveness.active = self.is_waiting
+        self.liveness.active = self.lanes.is_waiting
         earliest = self.liveness.next_deadline()
         for other in (deadline, self.datagrams.next_deadline()):
             if other is not None and other < earliest:
@@ -208,10 +163,8 @@ class Session:
         return self.flight.progress_at + STUCK_SHARE * self.liveness.limit_s
 
     def traffic(self) -> Traffic:
-        """Return the counters of messages: those of the streams that are over, and all others."""
-        singles = (self.singles.traffic(), self.datagrams.traffic())
-        streams = [stream.stats() for stream in self.streams.values()]
-        return Traffic.total((self._past_traffic, *singles, *streams))
+        """Return the counters of messages."""
+        return Traffic.total((self.lanes.traffic(), self.datagrams.traffic()))
 
     def stats(self) -> PeerStats:
         """Return the counters."""
@@ -271,15 +224,9 @@ class Session:
         assert self.state is SessionState.FRESH
         self.state = SessionState.ESTABLISHED
         self.their_nonce = Nonce(info.boot, info.epoch)
-        self.message_bytes_max = min(self.limits.message_bytes_max, info.message_bytes_max)
         limit_s = max(min(self.limits.liveness_s, info.liveness_ms / 1000), LIVENESS_S_MIN)
         self.liveness = Liveness(limit_s=limit_s, eager=self._lower, now=now, phase=self._phase)
-        self._their_stream_credit = info.stream_credit
-        self._their_streams_max = info.streams_max
-        for stream in list(self.streams.values()):
-            stream.established(info.stream_credit)
-        self.singles.established(info.single_credit)
-        self._openings.allow(max(1, info.offers_max))  # none at all would leave offers without an answer
+        self.lanes.established(info)
 
     def link_ready(self, link: int, received: int, now: float) -> None:
         """A link is agreed to carry this session; the peer has received up to that number."""
@@ -326,15 +273,10 @@ class Session:
 
     def _acknowledged(self, number: int, now: float) -> None:
         before = self.flight.acknowledged
-        for stream_id, sequence in self.flight.acknowledge(number, now):
-            if stream_id == 0:
-                self.singles.acknowledged(sequence)
-            elif (stream := self.streams.get(stream_id)) is not None:
-                stream.acknowledged(sequence)
+        self.lanes.acknowledged(self.flight.acknowledge(number, now))
         if self.flight.acknowledged > before:
             self.liveness.progressed(now)
-            if self.current_link is not None:
-                self._wake(self.current_link)
+            self._wake_current()
 
     def _receive_numbered(self, link: int, packet: wire.Packet, now: float) -> None:
         if packet.number > self.received + 1:
@@ -348,10 +290,11 @@ class Session:
             return
         self.received = packet.number
         for frame in packet.frames:
-            handler = _NUMBERED.get(type(frame))
-            if handler is None:
-                raise RemoteProtocolError(f"{type(frame).__name__} in a numbered packet")
-            handler(self, frame, now)
+            if isinstance(frame, wire.Met):
+                if self._hear is not None:
+                    self._hear(frame, now)
+            else:
+                self.lanes.receive(frame, now)
 
     def _receive_unnumbered(self, link: int, packet: wire.Packet, now: float) -> None:
         for frame in packet.frames:
@@ -387,9 +330,7 @@ class Session:
 
     def expire(self, now: float) -> bool:
         """Act on what time has come for; return True when the peer is lost."""
-        for stream in self._timers.pop_due(now):
-            stream.expire(now)
-            self._timers.set_earlier(stream, stream.next_deadline())
+        self.lanes.expire(now)
         if self.state is not SessionState.ESTABLISHED:
             return False
         self.datagrams.expire(now)
@@ -409,71 +350,13 @@ class Session:
 
     # Commands
 
-    def open_stream(
-        self, reliability: Reliability, name: str, metadata: bytes, deadline: float | None
-    ) -> Stream:
-        """Offer a stream to the peer, when it may. Raises ``UsageError`` when no more may be open."""
-        if len(self.streams) >= min(self.limits.streams_max, self._their_streams_max):
-            raise UsageError(f"{len(self.streams)} streams are open, the most allowed", peer=self.remote)
-        if self._next_id > wire.STREAM_ID_MAX:
-            raise UsageError("the stream ids of this session have run out", peer=self.remote)
-        stream_id = self._next_id
-        self._next_id += 2
-        window = 0
-        if reliability is Reliability.RELIABLE:
-            window = self.limits.stream_window_initial_bytes
-        offer = wire.Open(stream_id, RELIABILITIES.index(reliability), name, metadata, window)
-        stream = self._new_stream(offer, self._their_stream_credit, deadline, opener=True)
-        self._openings.add(stream, wire.encode_control(offer))
-        self.deadline_changed(stream)
-        return stream
-
-    def _new_stream(
-        self, offer: wire.Open, send_limit: int, deadline: float | None, *, opener: bool
-    ) -> Stream:
-        reliability = RELIABILITIES[offer.reliability]
-        stream: Stream
-        if reliability is Reliability.RELIABLE:
-            stream = Stream(
-                self,
-                offer.stream_id,
-                opener,
-                reliability,
-                offer.name,
-                offer.metadata,
-                send_limit=send_limit,
-                receive_window=self.limits.stream_window_initial_bytes,
-                deadline=deadline,
-            )
-        else:
-            stream = DatagramStream(
-                self,
-                self.datagrams,
-                offer.stream_id,
-                opener,
-                reliability,
-                offer.name,
-                offer.metadata,
-                deadline=deadline,
-            )
-        self.streams[stream.id] = stream
-        return stream
-
-    def accept(self, stream: Stream, metadata: bytes) -> None:
-        """Take an offered stream, with metadata in reply."""
-        self._offers.answered(stream.id)
-        stream.accept(metadata)
-
     def end(self, error: BusError) -> None:
         """End the session and all that depends on it; links are the caller's to cut."""
         self.state = SessionState.ENDED
         for _ in self._held:
             self.drop(DropCause.STALE)
         self._held.clear()
-        self._openings.allow(0)
-        for stream in list(self.streams.values()):
-            stream.session_ended(error)
-        self.singles.session_ended(error)
+        self.lanes.end(error)
         self.datagrams.session_ended()
         self._links.clear()
         self.current_link = None
@@ -489,9 +372,7 @@ class Session:
 
     def pass_on(self, frame: wire.Met) -> None:
         """Tell the peer of another one, in a numbered frame: it arrives once, and in order."""
-        self._control.append(wire.encode_control(frame))
-        if self.current_link is not None:
-            self._wake(self.current_link)
+        self._schedule.control(wire.encode_control(frame))
 
     def touch(self) -> None:
         """Look at ``next_deadline`` again."""
@@ -510,82 +391,9 @@ class Session:
     def _cut(self, link: int, reason: str) -> None:
         self.links_to_cut.append((link, reason))
 
-    # What streams ask of their host
-
-    def schedule(self, stream: Stream | Singles) -> None:
-        """The stream has something to send."""
-        if stream.id not in self._openings:
-            self._active.append(stream)
-            if self.current_link is not None:
-                self._wake(self.current_link)
-
-    def control(self, frame: wire.StreamControl) -> None:
-        """Send a numbered control frame, before data."""
-        if frame.stream_id in self._openings:
-            self._openings.hold(frame.stream_id, wire.encode_control(frame))
-            return
-        self._control.append(wire.encode_control(frame))
+    def _wake_current(self) -> None:
         if self.current_link is not None:
             self._wake(self.current_link)
-
-    def _offer(self, stream: Stream, frames: list[bytes]) -> None:
-        self._control.extend(frames)
-        if stream.has_output:
-            self._active.append(stream)
-        if self.current_link is not None:
-            self._wake(self.current_link)
-
-    def retire(self, stream: Stream) -> None:
-        """The stream is over."""
-        self.streams.pop(stream.id, None)
-        self._past_traffic = Traffic.total((self._past_traffic, stream.stats())).past()
-        if isinstance(stream, DatagramStream):
-            self.datagrams.forget(stream.id)
-        self._openings.over(stream.id)
-        self._offers.answered(stream.id)
-        self._timers.remove(stream)
-
-    def reserve(self, byte_count: int) -> bool:
-        """Enlarge what the peer may have unconsumed here; False when the budget is spent."""
-        # A window grows only while the largest message would still fit: windows are not given back while
-        # their streams live, and an oversized grant that waits for them would wait for good.
-        keep = 0 if self._granting else self.limits.message_bytes_max
-        return self._budget.reserve(byte_count, keep)
-
-    def release(self, byte_count: int) -> None:
-        """Give that back."""
-        self._budget.release(byte_count)
-
-    def deadline_changed(self, stream: Stream | Singles) -> None:
-        """The stream's next deadline moved."""
-        self._timers.set(stream, stream.next_deadline())
-        self._touch()
-
-    def want_oversized(self, stream: Stream | Singles) -> None:
-        """The peer has a message larger than the stream's window; such are granted one at a time."""
-        self._oversized[stream] = None
-        self._grant_oversized()
-
-    def oversized_done(self, stream: Stream | Singles) -> None:
-        """That message has been consumed, or its stream is over: the next one's turn."""
-        if stream is self._granted:
-            self._granted = None
-        else:
-            self._oversized.pop(stream, None)
-        self._grant_oversized()
-
-    def _grant_oversized(self) -> None:
-        if self._granted is not None or not self._oversized:
-            return
-        self._granting = True
-        first = next(iter(self._oversized))
-        granted = first.grant_oversized()
-        self._granting = False
-        if granted:
-            del self._oversized[first]
-            self._granted = first
-        else:
-            self._budget.when_freed(self._grant_oversized)
 
     # Outputs
 
@@ -620,7 +428,7 @@ class Session:
         return packet
 
     def _new_packet(self, state: _SessionLink, now: float) -> bytes | None:
-        frames, receipts = self._gather(now)
+        frames, receipts = self._schedule.fill(self.flight, now)
         if not frames:
             return None
         number = self.flight.sent + 1
@@ -629,121 +437,3 @@ class Session:
         state.cursor = number + 1
         state.ack_due = False
         return packet
-
-    def _gather(self, now: float) -> tuple[list[bytes], list[Receipt]]:
-        """Fill a packet: control first, then the streams in turn."""
-        frames: list[bytes] = []
-        receipts: list[Receipt] = []
-        room = wire.RUN_BYTES_MAX + wire.CHUNK_OVERHEAD_BYTES
-        control, active = self._control, self._active
-        self.flight.is_shared = now < self._shared_until
-        while control and room >= len(control[0]):
-            room -= len(control[0])
-            frames.append(control.popleft())
-        while active and room >= ROOM_BYTES_MIN and not control and not self.flight.is_full:
-            stream = active.popleft()
-            output = stream.next_frame(room if not active else min(room, TURN_BYTES))
-            if output is not None:
-                frame, sequence = output
-                frames.append(frame)
-                receipts.append(Receipt(stream.id, sequence))
-                room -= len(frame)
-                if self._sent_last not in (None, stream.id):
-                    self._shared_until = now + SHARED_S
-                self._sent_last = stream.id
-            if stream.has_output:
-                active.append(stream)
-        return frames, receipts
-
-    # Numbered frames, one handler each
-
-    def _on_open(self, frame: wire.Open, now: float) -> None:
-        expected = self._next_their_id
-        if frame.stream_id < expected or frame.stream_id % 2 != expected % 2:
-            raise RemoteProtocolError(f"OPEN of stream {frame.stream_id}, expected {expected} or a later one")
-        self._next_their_id = frame.stream_id + 2
-        if self.is_leaving:
-            self.control(wire.Reject(frame.stream_id, UNTAKEN, "the bus is being closed"))
-            return
-        if len(self.streams) >= self.limits.streams_max or not self._offers.take(frame.stream_id, now):
-            self.control(wire.Reject(frame.stream_id, REJECT_BUSY, "too many streams are waiting or open"))
-            return
-        stream = self._new_stream(frame, frame.credit, None, opener=False)
-        self.emit(StreamOffered(Offer(stream)))
-
-    def _of_stream(self, stream_id: int) -> Stream | None:
-        """Return the open stream of that id; None for one that is over here, with frames still under way."""
-        stream = self.streams.get(stream_id)
-        if stream is None:
-            ours = stream_id % 2 == self._next_id % 2
-            is_opened = 0 < stream_id < (self._next_id if ours else self._next_their_id)
-        else:
-            is_opened = stream_id not in self._openings
-        if not is_opened:
-            raise RemoteProtocolError(f"a frame of stream {stream_id}, which was never opened")
-        return stream
-
-    def _on_accept(self, frame: wire.Accept, now: float) -> None:
-        if (stream := self._of_stream(frame.stream_id)) is not None:
-            stream.on_accept(frame)
-            self._openings.over(frame.stream_id)
-
-    def _on_reject(self, frame: wire.Reject, now: float) -> None:
-        if (stream := self._of_stream(frame.stream_id)) is not None:
-            stream.on_reject(frame)
-
-    def _on_data(self, frame: wire.Data, now: float) -> None:
-        if frame.stream_id == 0:
-            self.singles.on_data(frame, now)
-        elif (stream := self._of_stream(frame.stream_id)) is not None:
-            stream.on_data(frame)
-
-    def _on_chunk(self, frame: wire.Chunk, now: float) -> None:
-        if frame.stream_id == 0:
-            self.singles.on_chunk(frame, now)
-        elif (stream := self._of_stream(frame.stream_id)) is not None:
-            stream.on_chunk(frame)
-
-    def _on_grant(self, frame: wire.Grant, now: float) -> None:
-        if frame.stream_id == 0:
-            self.singles.on_grant(frame)
-        elif (stream := self._of_stream(frame.stream_id)) is not None:
-            stream.on_grant(frame)
-
-    def _on_blocked(self, frame: wire.Blocked, now: float) -> None:
-        if frame.stream_id == 0:
-            self.singles.on_blocked(frame)
-        elif (stream := self._of_stream(frame.stream_id)) is not None:
-            stream.on_blocked(frame)
-
-    def _on_finish(self, frame: wire.Finish, now: float) -> None:
-        if (stream := self._of_stream(frame.stream_id)) is not None:
-            stream.on_finish(frame)
-
-    def _on_close(self, frame: wire.Close, now: float) -> None:
-        if (stream := self._of_stream(frame.stream_id)) is not None:
-            stream.on_close(frame)
-
-    def _on_reset(self, frame: wire.Reset, now: float) -> None:
-        if (stream := self._of_stream(frame.stream_id)) is not None:
-            self._offers.withdrawn(frame.stream_id, now)
-            stream.on_reset(frame)
-
-    def _on_met(self, frame: wire.Met, now: float) -> None:
-        if self._hear is not None:
-            self._hear(frame, now)
-
-
-_NUMBERED: dict[type, Callable[[Session, Any, float], None]] = {
-    wire.Open: Session._on_open,
-    wire.Accept: Session._on_accept,
-    wire.Reject: Session._on_reject,
-    wire.Data: Session._on_data,
-    wire.Chunk: Session._on_chunk,
-    wire.Grant: Session._on_grant,
-    wire.Blocked: Session._on_blocked,
-    wire.Finish: Session._on_finish,
-    wire.Close: Session._on_close,
-    wire.Reset: Session._on_reset,
-    wire.Met: Session._on_met,
-}

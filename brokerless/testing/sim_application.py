@@ -39,7 +39,7 @@ from brokerless.model import (
     StreamReady,
     UnreliableWaiting,
 )
-from brokerless.protocol.session import REJECT_BUSY
+from brokerless.protocol.lanes import REJECT_BUSY
 from brokerless.protocol.stream_state import OPEN_TIMEOUT, TOO_LARGE, UNTAKEN
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ def check_node(node: SimNode) -> None:
         if theirs is not None and session.their_nonce == theirs.nonce and theirs.their_nonce == session.nonce:
             _check_conversation(session, theirs)
             _check_conversation(theirs, session)
-    reserved = sum(session._budget.reserved for session in core.sessions)
+    reserved = sum(session.lanes._budget.reserved for session in core.sessions)
     assert core._budget.reserved == reserved, "memory is set aside for nobody"
     assert reserved <= core.limits.memory_bytes_max
     unread = core._plane.unread
@@ -54,24 +54,24 @@ def check_rest(node: SimNode) -> None:
     for session in node.core.sessions:
         assert session.is_idle
         assert not session.streams
-        assert not session._oversized
-        assert session._granted is None
+        assert not session.lanes._oversized
+        assert session.lanes._granted is None
         assert not session._held
         assert session.datagrams._reassembly.byte_count == 0
-        window = session.singles._window
+        window = session.lanes.singles._window
         assert window.consumed == window.arrived, "something was not consumed"
         assert 2 * (window.limit - window.consumed) > window.window, "credit was not returned"
         theirs = node.network.nodes[session.remote].core.session(node.address)
         if theirs is not None:
-            credit = theirs.singles._credit
+            credit = theirs.lanes.singles._credit
             assert (credit.limit, credit.used) == (window.limit, window.arrived), "credit was lost"
 
 
 def _check_session(session: Session) -> None:
     limits = session.limits
-    reserved = _check_lane(session.singles._window)
-    queued = session.singles._queued_cost
-    assert queued <= limits.peer_memory_bytes_max or len(session.singles._waiting) == 1
+    reserved = _check_lane(session.lanes.singles._window)
+    queued = session.lanes.singles._queued_cost
+    assert queued <= limits.peer_memory_bytes_max or len(session.lanes.singles._waiting) == 1
     for stream in session.streams.values():
         reserved += _check_lane(stream._window) + stream._space.size - stream._space._least
         if isinstance(stream, DatagramStream):
@@ -79,14 +79,14 @@ def _check_session(session: Session) -> None:
             assert unread.byte_count <= limits.unreliable_queue_bytes_max or len(unread) == 1
         else:
             _check_stream(stream)
-    assert reserved == session._budget.reserved, "what is set aside is not what is held"
+    assert reserved == session.lanes._budget.reserved, "what is set aside is not what is held"
     assert reserved <= limits.peer_memory_bytes_max
     flight = session.flight
     assert flight.byte_count <= limits.unacknowledged_bytes_max + PACKET_BYTES_MAX + CONTROL_BYTES_MAX
     assert flight.sent - flight.acknowledged == len(flight._retained)
     assert session._held_bytes <= HELD_BYTES_MAX
     assert len(session.streams) <= limits.streams_max
-    assert len(session._offers) <= limits.offers_max
+    assert len(session.lanes._offers) <= limits.offers_max
     assert len(session.datagrams._inbound) <= KEYS_MAX
     assert session.datagrams._reassembly.byte_count <= limits.unreliable_queue_bytes_max
 
@@ -115,8 +115,8 @@ def _check_conversation(sender: Session, receiver: Session) -> None:
     """Hold what one side of a session knows against the other, in one direction."""
     assert receiver.received <= sender.flight.sent, "more packets came than were sent"
     assert sender.flight.acknowledged <= receiver.received, "acknowledged before it came"
-    _check_credit(sender.singles._credit, receiver.singles._window)
-    _check_acknowledged(sender.singles, receiver.singles)
+    _check_credit(sender.lanes.singles._credit, receiver.lanes.singles._window)
+    _check_acknowledged(sender.lanes.singles, receiver.lanes.singles)
     for stream_id, stream in sender.streams.items():
         other = receiver.streams.get(stream_id)
         if other is None or isinstance(stream, DatagramStream):

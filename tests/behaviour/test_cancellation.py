@@ -124,16 +124,18 @@ async def nothing_is_left(near: Bus, far: Bus) -> None:
     for bus, other in ((near, far), (far, near)):
         exchange = bus._exchange
         session = exchange.node._core.session(other.address)
-        await until(lambda session=session: not session.streams and not session._offers and session.is_idle)
+        lanes = session.lanes
+        await until(
+            lambda session=session, lanes=lanes: session.is_idle and not lanes.streams and not lanes._offers
+        )
         untold = (exchange._streams, exchange._offered, exchange._sends)
         await until(lambda untold=untold: not any(untold))
         assert not exchange._opening
         assert not exchange.messages._getters
         assert not exchange.offers._getters
-        window = session.singles._window.window
-        assert (
-            session._budget.reserved == window - LIMITS.stream_window_initial_bytes
-        )  # of the streams: nothing
+        window = lanes.singles._window.window
+        of_singles = window - LIMITS.stream_window_initial_bytes
+        assert lanes._budget.reserved == of_singles  # of the streams: nothing
 
 
 async def carries_windows(ours: Stream, theirs: Stream) -> None:

@@ -183,10 +183,10 @@ class _Conversation:
             case 0 | 1:
                 reliability = list(Reliability)[len(data) % 3]
                 self.streams.append(
-                    self.session.open_stream(reliability, "fuzz", data[:4096], self.now + 5.0)
+                    self.session.lanes.open_stream(reliability, "fuzz", data[:4096], self.now + 5.0)
                 )
             case 2 | 3:
-                self.session.singles.send(0, data * 8, self.sends + 1, self.now + 5.0)
+                self.session.lanes.singles.send(0, data * 8, self.sends + 1, self.now + 5.0)
                 self.sends += 1
             case 4:
                 for event in self.side.of_type(MessageReceived):
@@ -198,7 +198,7 @@ class _Conversation:
     def of_stream(self, stream: Stream, choice: int, data: bytes) -> None:
         match choice:
             case 5 | 6:
-                self.session.accept(stream, data[:4096])
+                self.session.lanes.accept(stream, data[:4096])
             case 7:
                 stream.reject(7, "no")
             case 8 | 9:
@@ -217,7 +217,7 @@ class _Conversation:
     def check(self) -> None:
         assert self.side.budget.reserved <= SMALL.peer_memory_bytes_max
         assert len(self.session.streams) <= SMALL.streams_max
-        assert len(self.session._offers) <= SMALL.offers_max
+        assert len(self.session.lanes._offers) <= SMALL.offers_max
         assert self.session.flight.acknowledged <= self.session.flight.sent
 
     def end(self) -> None:

@@ -214,7 +214,7 @@ class SessionsAtLarge(RuleBasedStateMachine):
         if offered:
             chosen = offered[stream % len(offered)]
             self.models[side].accepted.add(chosen.id)
-            side.session.accept(chosen, b"")
+            side.session.lanes.accept(chosen, b"")
             self.look(side)
 
     @rule(which=SIDES, stream=WHICH, size=SIZES)

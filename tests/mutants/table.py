@@ -188,7 +188,7 @@ CREDIT = (
     ),
     _core(
         "keep nothing free for the largest message",
-        "session",
+        "lanes",
         "keep = 0 if self._granting else self.limits.message_bytes_max",
         "keep = 0",
     ),
@@ -235,13 +235,13 @@ STREAMS = (
     ),
     _core(
         "use a stream id twice",
-        "session",
+        "lanes",
         "        self._next_id += 2\n",
         "",
     ),
     _core(
         "let a peer use a stream id twice",
-        "session",
+        "lanes",
         "if frame.stream_id < expected or frame.stream_id % 2 != expected % 2:",
         "if frame.stream_id % 2 != expected % 2:",
     ),
@@ -348,7 +348,7 @@ SESSIONS = (
     ),
     _core(
         "keep the streams of a lost peer",
-        "session",
+        "lanes",
         "            stream.session_ended(error)\n",
         "            str(stream)\n",
     ),

@@ -64,11 +64,11 @@ class Side:
         metadata: bytes = b"",
         reliability: Reliability = Reliability.RELIABLE,
     ) -> Stream:
-        return self.session.open_stream(reliability, name, metadata, deadline)
+        return self.session.lanes.open_stream(reliability, name, metadata, deadline)
 
     def send(self, data: bytes, deadline: float | None = None, channel: int = 0) -> int:
         self._count += 1
-        self.session.singles.send(channel, data, self._count, deadline)
+        self.session.lanes.singles.send(channel, data, self._count, deadline)
         return self._count
 
     def consume(self) -> None:
@@ -244,7 +244,7 @@ class Talk:
         ours = self.near.open(name, reliability=reliability)
         self.pump()
         theirs = self.far.offered[-1]
-        self.far.session.accept(theirs, b"")
+        self.far.session.lanes.accept(theirs, b"")
         self.pump()
         return ours, theirs
 
@@ -259,3 +259,17 @@ def packet(*contents: wire.Control | bytes, number: int = 0, acknowledged: int =
     """Return a packet as the other side might have sent it; bytes are frames as they are on the wire."""
     encoded = [one if isinstance(one, bytes) else wire.encode_control(one) for one in contents]
     return wire.decode_packet(wire.encode_packet(number, acknowledged, encoded))
+
+
+STREAM_FRAMES: dict[str, Any] = {
+    "ACCEPT": lambda stream_id: wire.encode_control(wire.Accept(stream_id, b"", 1)),
+    "REJECT": lambda stream_id: wire.encode_control(wire.Reject(stream_id, 1, "")),
+    "DATA": lambda stream_id: wire.encode_data(stream_id, 1, 0, [b"data"]),
+    "CHUNK": lambda stream_id: wire.encode_chunk(wire.Chunk(stream_id, 1, 0, 4, 0, b"data")),
+    "GRANT": lambda stream_id: wire.encode_control(wire.Grant(stream_id, 1, 0)),
+    "BLOCKED": lambda stream_id: wire.encode_control(wire.Blocked(stream_id, 70_000)),
+    "FINISH": lambda stream_id: wire.encode_control(wire.Finish(stream_id, 0)),
+    "CLOSE": lambda stream_id: wire.encode_control(wire.Close(stream_id, 0)),
+    "RESET": lambda stream_id: wire.encode_control(wire.Reset(stream_id, 1, "", 0)),
+}
+"""One of each frame about a stream, but OPEN."""

@@ -163,7 +163,7 @@ def test_an_offer_may_be_sent_on_and_what_arrives_waits_for_its_acceptance() -> 
         theirs.send(b"x")
     assert theirs.room == 0
     assert theirs.make_room(1) == -1
-    talk.far.session.accept(theirs, b"reply")
+    talk.far.session.lanes.accept(theirs, b"reply")
     kinds = [type(event) for event in talk.far.events]
     assert kinds[-2:] == [StreamOpened, UnreliableWaiting]
     assert taken(theirs) == [b"early", b"too"]
@@ -178,7 +178,7 @@ def test_the_answer_may_be_overtaken_by_the_first_message() -> None:
     assert isinstance(ours, DatagramStream)
     talk.pump()
     (theirs,) = talk.far.offered
-    talk.far.session.accept(theirs, b"")
+    talk.far.session.lanes.accept(theirs, b"")
     theirs.send(b"first")
     talk.carry()
     assert waiting(talk.near, ours) == 0
@@ -290,7 +290,7 @@ def test_reliable_messages_on_it_are_a_breach(frame: bytes) -> None:
     talk = datagram_talk()
     number = talk.far.session.received + 1
     talk.far.session.receive(1, packet(wire.Open(2, 1, "", b"", 0), number=number), 1, talk.now)
-    talk.far.session.accept(talk.far.offered[0], b"")
+    talk.far.session.lanes.accept(talk.far.offered[0], b"")
     its_own = bytearray(frame)
     if frame[0] == wire.DATA_CODE or frame[0] == wire.CHUNK_CODE:
         its_own[5:13] = (2).to_bytes(8, "big")

@@ -299,7 +299,7 @@ def test_nonsense_is_a_fault_on_an_older_link_too() -> None:
 def test_what_waits_goes_out_with_the_first_link() -> None:
     host = Host()
     session = host.peering.session_for_use(100.0)
-    session.open_stream(Reliability.RELIABLE, "early", b"", None)
+    session.lanes.open_stream(Reliability.RELIABLE, "early", b"", None)
     host.hear(host.link(), info())
     assert host.session is session
     assert session.next_packet(1, 100.0) is not None
@@ -352,7 +352,7 @@ def test_a_peer_with_another_session_of_ours_in_mind_is_waited_for() -> None:
 def test_a_restarted_peer_leaves_and_joins_once_each_on_the_link_that_tells_of_it() -> None:
     host = Host()
     old = host.joined()
-    stream = host.session.open_stream(Reliability.RELIABLE, "", b"", None)
+    stream = host.session.lanes.open_stream(Reliability.RELIABLE, "", b"", None)
     session = host.session
     link = host.link()
     host.hear(link, info(boot=THEIR_BOOT + 1, claim=b"proof"))
@@ -483,7 +483,7 @@ def test_every_goodbye_has_its_meaning() -> None:
 def test_a_goodbye_ends_the_session(code: int, reason: LossReason, error: type[BusError]) -> None:
     host = Host()
     link = host.joined()
-    host.session.open_stream(Reliability.RELIABLE, "", b"", None)
+    host.session.lanes.open_stream(Reliability.RELIABLE, "", b"", None)
     host.peering.packet(link, packet(wire.Goodbye(code, "so long", b"proof"), wire.Ping(1, 0)), 40, 100.0)
     ended, left = host.events
     assert isinstance(ended, StreamEnded)
@@ -592,7 +592,7 @@ def test_a_silent_peer_is_suspect_then_lost() -> None:
 def test_the_loss_says_how_long_nothing_was_heard() -> None:
     host = Host()
     host.joined()
-    host.session.open_stream(Reliability.RELIABLE, "", b"", None)
+    host.session.lanes.open_stream(Reliability.RELIABLE, "", b"", None)
     host.peering.expire(106.5)
     (ended, _) = host.events
     assert isinstance(ended, StreamEnded)

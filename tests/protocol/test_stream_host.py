@@ -1,4 +1,4 @@
-"""The session, and the tests' own host, answer what streams ask for."""
+"""The lanes of a session, and the tests' own host, answer what streams ask for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from brokerless.protocol.session import Session
+from brokerless.protocol.lanes import Lanes
 from brokerless.protocol.stream_host import StreamHost
 from tests.protocol.two_ends import End
 
@@ -27,5 +27,5 @@ def test_the_tests_host_answers(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in ASKED if name != "emit"]
 )  # which it is given when it is made
-def test_the_session_answers(name: str) -> None:
-    assert parameters(Session, name) == parameters(StreamHost, name)
+def test_the_lanes_answer(name: str) -> None:
+    assert parameters(Lanes, name) == parameters(StreamHost, name)

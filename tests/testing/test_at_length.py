@@ -129,9 +129,9 @@ def test_streams_that_were_opened_and_closed_leave_nothing(reliability: Reliabil
     for node in (one, other):
         check_rest(node)
         session = node.core.sessions[0]
-        assert not session._timers._when
-        assert not session._openings._held
-        assert not session._openings._unanswered
+        assert not session.lanes._timers._when
+        assert not session.lanes._openings._held
+        assert not session.lanes._openings._unanswered
         assert node.core._budget.reserved == 0
 
 
