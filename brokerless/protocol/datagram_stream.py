@@ -15,7 +15,7 @@ from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.datagram import Kind
 from brokerless.protocol.datagram_plane import payload_bytes
 from brokerless.protocol.stream import Stream
-from brokerless.protocol.stream_state import Receiving, StreamState
+from brokerless.protocol.stream_state import Receiving, StreamState, violation
 from brokerless.protocol.unread import Unread
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class DatagramStream(Stream):
 
     def arrived(self, data: bytes) -> bool:
         """Take a message; False: it came too late, or too early."""
-        if self._receiving is not Receiving.RECEIVING:
+        if self._receiver.state is not Receiving.RECEIVING:
             return False
         self._received += 1
         self._bytes_received += len(data)
@@ -167,7 +167,7 @@ class DatagramStream(Stream):
     def on_blocked(self, frame: wire.Blocked) -> None:
         """Refuse: there is no credit to ask for."""
         if self._arrive("BLOCKED"):
-            raise self._violation(f"BLOCKED on a stream that is {self.reliability.value}")
+            raise violation(self, f"BLOCKED on a stream that is {self.reliability.value}")
 
     # The rest is private.
 

@@ -1,7 +1,7 @@
 """One stream between two peers: what a session talks to, and what a face hands to its user.
 
-The tables in ``stream_state`` say what may happen when; ``credit``, ``outbound`` and ``inbound`` do the two
-directions; here they are joined, and everything is told: to the peer in frames, upward in events.
+The tables in ``stream_state`` say what may happen when. Here are the handshake, the sending half and the end;
+``receiver`` is the other half.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from brokerless.errors import (
     ConfigError,
     MessageTooLarge,
     OpenTimeout,
-    RemoteProtocolError,
     SendQueueFull,
     StreamClosed,
     StreamFinished,
@@ -25,29 +24,26 @@ from brokerless.model import (
     Reliability,
     StreamAcknowledged,
     StreamEnded,
-    StreamFinishedReceiving,
-    StreamMessages,
     StreamOpened,
     StreamReady,
     StreamStats,
 )
 from brokerless.protocol import wire
-from brokerless.protocol.credit import MESSAGE_COST_BYTES, ReceiveWindow
-from brokerless.protocol.inbound import Arrivals, Unconsumed
+from brokerless.protocol.credit import MESSAGE_COST_BYTES
 from brokerless.protocol.outbound import Outbound, QueueSpace
+from brokerless.protocol.receiver import Receiver
 from brokerless.protocol.stream_state import (
     CLOSE_TIMEOUT,
     HANDSHAKE,
     OPEN_TIMEOUT,
-    RECEIVING,
     SENDING,
     TOO_LARGE,
     UNTAKEN,
     Receiving,
     Sending,
-    State,
     StreamState,
-    Table,
+    step,
+    violation,
 )
 
 if TYPE_CHECKING:
@@ -56,8 +52,6 @@ if TYPE_CHECKING:
 
 # Before Python 3.12 it takes 80 ns to look up a member of an enumeration: too much where every run passes.
 _OPEN = StreamState.OPEN
-_DISCARDING = Receiving.DISCARDING
-_FINISHED = Receiving.FINISHED
 _MAY_SEND = frozenset({StreamState.OFFERING, StreamState.OPEN})
 _FINISH_DUE = frozenset({Sending.FINISHING, Sending.STOPPED})
 
@@ -78,25 +72,20 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
-        "_arrivals",
         "_close_deadline",
-        "_held",
         "_host",
         "_open_deadline",
         "_out",
         "_receipts",
-        "_receiving",
+        "_receiver",
         "_send_error",
         "_send_gate",
         "_sending",
         "_size_max",
         "_space",
         "_their_consumed",
-        "_unconsumed",
         "_want_ready",
-        "_window",
         "acknowledged_sequence",
-        "consumed_sequence",
         "has_output",
         "id",
         "metadata",
@@ -127,15 +116,10 @@ class Stream:
         self.reply_metadata = b""
         self.state = StreamState.OFFERING if opener else StreamState.OFFERED
         self.has_output = False
-        self.consumed_sequence = 0
         self.acknowledged_sequence = 0  # as told; nothing is before the stream is accepted
         self._sending = Sending.SENDING
-        self._receiving = Receiving.RECEIVING
+        self._receiver = Receiver(host, self, receive_window)
         self._out = Outbound(stream_id, send_limit)
-        self._window = ReceiveWindow(host, self, receive_window)
-        self._arrivals = Arrivals(host, stream_id, self._window)
-        self._unconsumed = Unconsumed()
-        self._held: list[tuple[StreamMessages, int]] = []  # came before acceptance, with their cost
         self._receipts = 0
         self._their_consumed = 0
         self._want_ready = False
@@ -160,6 +144,11 @@ class Stream:
     def is_over(self) -> bool:
         """Whether ``StreamEnded`` has been told."""
         return self.state is StreamState.ENDED
+
+    @property
+    def consumed_sequence(self) -> int:
+        """Last message that our application is done with."""
+        return self._receiver.consumed_sequence
 
     @property
     def last_sequence(self) -> int:
@@ -190,7 +179,7 @@ class Stream:
 
     def stats(self) -> StreamStats:
         """Return the counters."""
-        out, arrivals, unconsumed = self._out, self._arrivals, self._unconsumed
+        out, arrivals, unconsumed = self._out, self._receiver.arrivals, self._receiver.unconsumed
         return StreamStats(
             messages_sent=out.sent_sequence,
             bytes_sent=out.sent_cost - out.sent_sequence * MESSAGE_COST_BYTES,
@@ -250,17 +239,8 @@ class Stream:
 
     def consume(self, count: int) -> None:
         """Say that the application is done with the next ``count`` messages it was given."""
-        unconsumed = self._unconsumed
-        if not 0 < count <= unconsumed.messages:
-            self._check_count(count)
-            return
-        cost = unconsumed.take(count)
-        self.consumed_sequence += count
-        limit = self._window.consume(cost)
-        if not unconsumed.messages and self._close_if_consumed():
+        if self._receiver.consume(count):
             self._end_if_done()
-        elif limit is not None:
-            self._host.control(wire.Grant(self.id, limit, self.consumed_sequence))
 
     def accept(self, metadata: bytes = b"") -> None:
         """Take the offered stream."""
@@ -270,15 +250,9 @@ class Stream:
         if len(metadata) > self._host.limits.metadata_bytes_max:
             raise ConfigError(f"metadata: at most {self._host.limits.metadata_bytes_max} bytes")
         self.reply_metadata = metadata
-        self._host.control(wire.Accept(self.id, metadata, self._window.limit))
+        self._host.control(wire.Accept(self.id, metadata, self._receiver.limit))
         self._open("accept")
-        self._grant(self._window.regrant())
-        held, self._held = self._held, []
-        for event, cost in held:
-            self._receive(event, cost)
-        if self._receiving is Receiving.FINISHED:
-            self._host.emit(StreamFinishedReceiving(self))
-            self._close_if_consumed()
+        self._receiver.open()
 
     def reject(self, code: int, reason: str = "") -> None:
         """Turn the offered stream down."""
@@ -293,7 +267,7 @@ class Stream:
         if self.is_over:
             return
         self._require_taken("finish")
-        self._sending = self._step(SENDING, self._sending, "finish")
+        self._sending = step(self, SENDING, self._sending, "finish")
         self._stop_taking(StreamFinished(f"stream {self.id} sends no more", peer=self.peer))
         self._wake()
 
@@ -304,10 +278,7 @@ class Stream:
         if self.state is StreamState.OFFERED:
             self._reject(UNTAKEN, "closed before it was taken")
             return
-        stopping = self._receiving in (Receiving.RECEIVING, Receiving.FINISHED)
-        self._receiving = self._step(RECEIVING, self._receiving, "close")
-        if stopping:
-            self._stop_receiving()
+        self._receiver.close()
         self.finish()
         if deadline is not None and (self._close_deadline is None or deadline < self._close_deadline):
             self._close_deadline = deadline
@@ -339,6 +310,7 @@ class Stream:
             self.reply_metadata = frame.metadata
             self._out.credit.raise_to(frame.credit)
             self._open("ACCEPT")
+            self._receiver.open()
             self._tell_receipts()
 
     def on_reject(self, frame: wire.Reject) -> None:
@@ -349,23 +321,17 @@ class Stream:
     def on_data(self, frame: wire.Data) -> None:
         """Take a run of messages."""
         if self._arrive("DATA"):
-            self._receiving = self._step(RECEIVING, self._receiving, "DATA")
-            cost = self._arrivals.run(frame)
-            self._receive(StreamMessages(self, frame.first_sequence, frame.messages), cost)
+            self._receiver.data(frame)
 
     def on_chunk(self, frame: wire.Chunk) -> None:
         """Take a chunk of a large message."""
         if self._arrive("DATA"):
-            self._receiving = self._step(RECEIVING, self._receiving, "DATA")
-            message = self._arrivals.chunk(frame, discard=self._receiving is Receiving.DISCARDING)
-            if message is not None:
-                cost = frame.total + MESSAGE_COST_BYTES
-                self._receive(StreamMessages(self, frame.sequence, [message]), cost)
+            self._receiver.chunk(frame)
 
     def on_grant(self, frame: wire.Grant) -> None:
         """Take credit."""
         if self._arrive("GRANT"):
-            self._sending = self._step(SENDING, self._sending, "GRANT")
+            self._sending = step(self, SENDING, self._sending, "GRANT")
             self._note_consumed("GRANT", frame.consumed)
             self._out.credit.raise_to(frame.limit)
             self._wake()
@@ -373,29 +339,18 @@ class Stream:
     def on_blocked(self, frame: wire.Blocked) -> None:
         """Take note of a message that waits for credit."""
         if self._arrive("BLOCKED"):
-            self._receiving = self._step(RECEIVING, self._receiving, "BLOCKED")
-            self._window.blocked(frame.limit)
-            if self.state is StreamState.OPEN:  # an offer that is not taken gets no more memory
-                self._grant(self._window.regrant())
+            self._receiver.blocked(frame)
 
     def on_finish(self, frame: wire.Finish) -> None:
         """Take note that the other end sends no more."""
         if self._arrive("FINISH"):
-            discarding = self._receiving is Receiving.DISCARDING
-            self._receiving = self._step(RECEIVING, self._receiving, "FINISH")
-            received = self._arrivals.received
-            # A message cut off in its middle is what our CLOSE asked for; otherwise nothing can be missing.
-            if frame.last_sequence != received or (self._arrivals.is_partial and not discarding):
-                raise self._violation(f"FINISH at {frame.last_sequence}, after {received}")
-            if self.state is StreamState.OPEN and not discarding:
-                self._host.emit(StreamFinishedReceiving(self))
-                self._close_if_consumed()
+            self._receiver.finish(frame)
             self._end_if_done()
 
     def on_close(self, frame: wire.Close) -> None:
         """Take note that the other application consumes no more."""
         if self._arrive("CLOSE"):
-            self._sending = self._step(SENDING, self._sending, "CLOSE")
+            self._sending = step(self, SENDING, self._sending, "CLOSE")
             self._note_consumed("CLOSE", frame.last_consumed)
             if self._sending is Sending.STOPPED:
                 self._stop_taking(StreamClosed(self._their_consumed, peer=self.peer))
@@ -422,9 +377,7 @@ class Stream:
 
     def grant_oversized(self) -> bool:
         """Grant the message that is larger than the window; False: the budget does not allow it now."""
-        limit = self._window.grant_oversized()
-        self._grant(limit)
-        return limit is not None
+        return self._receiver.grant_oversized()
 
     def expire(self, now: float) -> None:
         """Act on the deadlines that have passed."""
@@ -467,11 +420,11 @@ class Stream:
         self._settle()
         return None if frame is None else (frame, out.sent_sequence)
 
-    # The rest is private. First the two directions.
+    # The rest is private. First the sending half.
 
     def _finish_frame(self) -> bytes:
         frame = wire.encode_control(wire.Finish(self.id, self._out.sent_sequence))
-        self._sending = self._step(SENDING, self._sending, "finish sent")
+        self._sending = step(self, SENDING, self._sending, "finish sent")
         self._end_if_done()
         return frame
 
@@ -516,12 +469,6 @@ class Stream:
         if self._send_error is None:
             self._send_error = error
 
-    def _check_count(self, count: int) -> None:
-        """Let ``consume`` say nothing, or anything once nothing is expected of it, or raise."""
-        if count and self._receiving in (Receiving.RECEIVING, Receiving.FINISHED):
-            unconsumed = self._unconsumed.messages
-            raise UsageError(f"consume: expected 0 to {unconsumed} messages, got {count}", peer=self.peer)
-
     def _tell_ready(self) -> None:
         if self._want_ready:
             self._want_ready = False
@@ -532,40 +479,9 @@ class Stream:
             self.acknowledged_sequence = self._receipts
             self._host.emit(StreamAcknowledged(self, self._receipts))
 
-    def _receive(self, event: StreamMessages, cost: int) -> None:
-        if self._receiving is _DISCARDING:
-            return
-        if self.state is _OPEN:
-            self._unconsumed.add(event.messages, cost)
-            self._host.emit(event)
-        else:
-            self._held.append((event, cost))
-
-    def _grant(self, limit: int | None) -> None:
-        if limit is not None:
-            self._host.control(wire.Grant(self.id, limit, self.consumed_sequence))
-
-    def _close_if_consumed(self) -> bool:
-        """Answer their FINISH if nothing is left to consume."""
-        if self._receiving is not _FINISHED or self._unconsumed.messages:
-            return False
-        self._receiving = self._step(RECEIVING, self._receiving, "all consumed")
-        self._stop_receiving()
-        return True
-
-    def _stop_receiving(self) -> None:
-        self._host.control(wire.Close(self.id, self.consumed_sequence))
-        self._forget_received()
-
-    def _forget_received(self) -> None:
-        self._held = []
-        self._unconsumed.clear()
-        self._arrivals.forget_partial()
-        self._window.stop()
-
     def _note_consumed(self, word: str, sequence: int) -> None:
         if sequence > self._out.sent_sequence:
-            raise self._violation(f"{word}: consumed up to {sequence} of {self._out.sent_sequence}")
+            raise violation(self, f"{word}: consumed up to {sequence} of {self._out.sent_sequence}")
         self._their_consumed = max(self._their_consumed, sequence)
 
     # The handshake and the end.
@@ -576,16 +492,7 @@ class Stream:
             return True
         if self.is_over:
             return False
-        raise self._violation(f"{word} while {self.state}")
-
-    def _step(self, table: Table[State], state: State, word: str) -> State:
-        following = table[state].get(word)
-        if following is None:
-            raise self._violation(f"{word} while {state}")
-        return following
-
-    def _violation(self, what: str) -> RemoteProtocolError:
-        return RemoteProtocolError(f"stream {self.id}: {what}", peer=self.peer)
+        raise violation(self, f"{word} while {self.state}")
 
     def _require_offered(self, command: str) -> None:
         if self.state is not StreamState.OFFERED:
@@ -596,7 +503,7 @@ class Stream:
             raise UsageError(f"{command}: stream {self.id} is not accepted", peer=self.peer)
 
     def _open(self, word: str) -> None:
-        self.state = self._step(HANDSHAKE, self.state, word)
+        self.state = step(self, HANDSHAKE, self.state, word)
         if self._send_error is None:
             self._send_gate = self._space.size
         self._open_deadline = None
@@ -613,7 +520,7 @@ class Stream:
         self._end(error)
 
     def _end_if_done(self) -> None:
-        if self._sending is Sending.DONE and self._receiving is Receiving.DONE and not self.is_over:
+        if self._sending is Sending.DONE and self._receiver.state is Receiving.DONE and not self.is_over:
             complete = self._their_consumed == self._out.last_sequence
             self._end(None if complete else StreamClosed(self._their_consumed, peer=self.peer))
 
@@ -621,12 +528,11 @@ class Stream:
         self.state = StreamState.ENDED
         self.has_output = False
         self._sending = Sending.DONE
-        self._receiving = Receiving.DONE
         self._send_gate = -1
         self._open_deadline = self._close_deadline = None
         self._send_error = error or self._send_error
         self._out.drop()
-        self._forget_received()
+        self._receiver.end()
         self._space.give_back()
         self._host.emit(StreamEnded(self, error))
         self._host.retire(self)

@@ -15,8 +15,12 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from brokerless.errors import RemoteProtocolError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from brokerless.protocol.stream import Stream
 
 TOO_LARGE = 0xFFFF_FFFC
 """Reset: what was queued before the other side's limits were known is above them."""
@@ -142,3 +146,16 @@ RECEIVING: Table[Receiving] = {
         "close": Receiving.DONE,
     },
 }
+
+
+def step(stream: Stream, table: Table[State], state: State, word: str) -> State:
+    """Return the state that follows. Raises ``RemoteProtocolError`` if there is none."""
+    following = table[state].get(word)
+    if following is None:
+        raise violation(stream, f"{word} while {state}")
+    return following
+
+
+def violation(stream: Stream, what: str) -> RemoteProtocolError:
+    """Return what to raise where the peer broke the rules of a stream."""
+    return RemoteProtocolError(f"stream {stream.id}: {what}", peer=stream.peer)

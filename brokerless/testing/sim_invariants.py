@@ -73,7 +73,7 @@ def _check_session(session: Session) -> None:
     queued = session.lanes.singles._queued_cost
     assert queued <= limits.peer_memory_bytes_max or len(session.lanes.singles._waiting) == 1
     for stream in session.streams.values():
-        reserved += _check_lane(stream._window) + stream._space.size - stream._space._least
+        reserved += _check_lane(stream._receiver._window) + stream._space.size - stream._space._least
         if isinstance(stream, DatagramStream):
             unread = stream.unread
             assert unread.byte_count <= limits.unreliable_queue_bytes_max or len(unread) == 1
@@ -102,13 +102,15 @@ def _check_lane(window: ReceiveWindow) -> int:
 
 
 def _check_stream(stream: Stream) -> None:
-    out, unconsumed = stream._out, stream._unconsumed
+    out, unconsumed = stream._out, stream._receiver.unconsumed
     assert 0 <= out.credit.used <= out.credit.limit, "more was sent than was granted"
     assert out.queued_cost <= stream._space.size or out.queued_messages == 1, "the send queue is too long"
     assert stream.acknowledged_sequence <= out.sent_sequence <= out.last_sequence
-    held = unconsumed.cost + sum(cost for _, cost in stream._held)
-    assert held <= stream._window.arrived - stream._window.consumed, "more is held than came"
-    assert stream.consumed_sequence + unconsumed.messages <= stream._arrivals.received
+    held = unconsumed.cost + sum(cost for _, cost in stream._receiver._held)
+    assert held <= stream._receiver._window.arrived - stream._receiver._window.consumed, (
+        "more is held than came"
+    )
+    assert stream.consumed_sequence + unconsumed.messages <= stream._receiver.arrivals.received
 
 
 def _check_conversation(sender: Session, receiver: Session) -> None:
@@ -121,9 +123,9 @@ def _check_conversation(sender: Session, receiver: Session) -> None:
         other = receiver.streams.get(stream_id)
         if other is None or isinstance(stream, DatagramStream):
             continue
-        _check_credit(stream._out.credit, other._window)
-        assert other._arrivals.received <= stream._out.sent_sequence
-        assert stream._receipts <= other._arrivals.received, "acknowledged before it came"
+        _check_credit(stream._out.credit, other._receiver._window)
+        assert other._receiver.arrivals.received <= stream._out.sent_sequence
+        assert stream._receipts <= other._receiver.arrivals.received, "acknowledged before it came"
         assert stream._their_consumed <= other.consumed_sequence, "consumed before it was"
 
 

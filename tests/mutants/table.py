@@ -210,7 +210,7 @@ STREAMS = (
     ),
     _core(
         "believe a FINISH that comes too early",
-        "stream",
+        "receiver",
         "if frame.last_sequence != received or (",
         "if (",
     ),
@@ -222,9 +222,9 @@ STREAMS = (
     ),
     _core(
         "say consumed of what is only received",
-        "stream",
-        "self._host.control(wire.Close(self.id, self.consumed_sequence))",
-        "self._host.control(wire.Close(self.id, self._arrivals.received))",
+        "receiver",
+        "self._host.control(wire.Close(self._stream.id, self.consumed_sequence))",
+        "self._host.control(wire.Close(self._stream.id, self.arrivals.received))",
     ),
     _core(
         "tell nobody that there is room again",
@@ -265,8 +265,8 @@ STREAMS = (
     ),
     _core(
         "deliver after close",
-        "stream",
-        "        if self._receiving is _DISCARDING:\n            return\n",
+        "receiver",
+        "        if self.state is _DISCARDING:\n            return\n",
         "",
     ),
 )

@@ -138,7 +138,7 @@ def brought_to(end: End, way: str) -> Stream:
 
 
 def states_of(stream: Stream) -> tuple[StreamState, Sending, Receiving]:
-    return stream.state, stream._sending, stream._receiving
+    return stream.state, stream._sending, stream._receiver.state
 
 
 def expected(

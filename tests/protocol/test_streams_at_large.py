@@ -296,7 +296,7 @@ class StreamsAtLarge(RuleBasedStateMachine):
     def memory_is_bounded(self) -> None:
         for end in (self.ends.near, self.ends.far):
             live = [side for (e, _), side in self.sides.items() if e is end and not side.has_ended]
-            windows = [side.stream._window for side in live if not side.has_closed]
+            windows = [side.stream._receiver._window for side in live if not side.has_closed]
             held = sum(window.arrived - window.consumed for window in windows)
             assert held <= len(windows) * SMALL.stream_window_initial_bytes + end.reserved - self.spent
             for side in live:

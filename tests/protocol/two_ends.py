@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from brokerless.address import Address
 from brokerless.config import Limits
-from brokerless.model import Offer, Reliability, StreamOffered
+from brokerless.model import Offer, Reliability, StreamEnded, StreamMessages, StreamOffered
 from brokerless.protocol import wire
 from brokerless.protocol.outbound import ROOM_BYTES_MIN
 from brokerless.protocol.singles import Singles
 from brokerless.protocol.stream import Stream
 
 if TYPE_CHECKING:
+    from brokerless.errors import BusError
     from brokerless.model import Event
     from brokerless.protocol.stream_host import Lane
 
@@ -293,3 +294,22 @@ class Ends:
         self.near.events.clear()
         self.far.events.clear()
         return near, far
+
+
+def ended(end: End) -> BusError | None:
+    """Return how the only stream of ``end`` has ended: once, and last."""
+    event = end.events[-1]
+    assert isinstance(event, StreamEnded)
+    assert sum(isinstance(e, StreamEnded) for e in end.events) == 1
+    assert end.retired == {2}
+    assert end.reserved == 0
+    return event.error
+
+
+def data_of(events: list[Event]) -> list[bytes]:
+    """Return the messages that events told of, in order."""
+    return [message for event in events if isinstance(event, StreamMessages) for message in event.messages]
+
+
+def kinds(end: End) -> list[type]:
+    return [type(event) for event in end.events]
