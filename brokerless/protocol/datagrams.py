@@ -53,6 +53,13 @@ BACKLOG_S = 2.0
 """How long after a stall of this process what it finds in its sockets may be from before: a socket holds some
 hundred datagrams, which are read within a few turns."""
 
+EARLY_MAX = 64
+"""Parts of messages that are kept until the peer's INFO is there, which they may overtake: it may send
+as soon as it has ours. That is one message of the largest kind, and a few more."""
+
+EARLY_S = 1.0
+"""How long they are worth something: to ask the application whether to admit the peer may take longer."""
+
 NO_PATH_HINT = "give it a port=, and let firewalls pass UDP to that or TCP to the next, or send RELIABLE"
 
 SINGLE = 0
@@ -106,8 +113,8 @@ class Datagrams:
     """Unreliable messages of one session, both directions.
 
     Queries: ``path``, ``wants_push_at``, ``is_settled``, ``message_bytes_max``, ``next_deadline``, counters.
-    Inputs: ``introduced``, ``receive``, ``probed``, ``expire``, ``session_ended``. Commands: ``announce``,
-    ``send``, ``forget``. Outputs: ``take_call``.
+    Inputs: ``introduced``, ``joined``, ``receive``, ``probed``, ``expire``, ``session_ended``.
+    Commands: ``announce``, ``send``, ``forget``. Outputs: ``take_call``.
     """
 
     def __init__(self, host: DatagramHost, plane: DatagramPlane) -> None:
@@ -139,6 +146,7 @@ class Datagrams:
         self._here = Reception()
         self._there = Reception()  # as the peer tells it
         self._stale_until = -math.inf  # what was sent before is not delivered
+        self._early: list[tuple[Fragment, float]] = []  # and when it came
 
     # Queries
 
@@ -303,6 +311,15 @@ class Datagrams:
         self._paths.established(now)
         self._host.touch()
 
+    def joined(self, now: float) -> None:
+        """That the peer is here has been told: deliver what came before."""
+        early, self._early = self._early, []
+        for fragment, came in early:
+            if now - came <= EARLY_S and self._host.delivers(now):
+                self._fragment(fragment, now)
+            else:
+                self._host.drop(DropCause.STALE)
+
     def receive(self, index: int, counter: int, sealed: bytes, place: UdpPlace | None, now: float) -> None:
         """Take a datagram under one of our indexes; ``place`` None: it came by PUSH."""
         inbound = self._inbound[index]
@@ -321,6 +338,9 @@ class Datagrams:
             stamp, item = decode_plain(plain)
         except WireError:
             self._host.drop(DropCause.MALFORMED)
+            return
+        if self._sealer is None and isinstance(item, Fragment) and not self._host.delivers(now):
+            self._keep(item, now)
             return
         if self._is_stale(stamp, now):
             if isinstance(item, Fragment):  # nobody misses a probe
@@ -363,6 +383,13 @@ class Datagrams:
         if now > self._stale_until + BACKLOG_S:
             return False
         return now - self._here.delay_s(stamp, now) < self._stale_until
+
+    def _keep(self, fragment: Fragment, now: float) -> None:
+        """It overtook its sender's INFO, and nothing of a peer may be told before it has joined."""
+        if len(self._early) < EARLY_MAX:
+            self._early.append((fragment, now))
+        else:
+            self._host.drop(DropCause.STALE)
 
     def _fragment(self, fragment: Fragment, now: float) -> None:
         stream = self._stream_of(fragment)
@@ -460,6 +487,9 @@ class Datagrams:
         """Open nothing any more."""
         for index in list(self._inbound):
             self._forget(index)
+        for _ in self._early:
+            self._host.drop(DropCause.STALE)
+        self._early.clear()
         self._sealer = None
 
 

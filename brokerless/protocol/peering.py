@@ -263,6 +263,7 @@ class Peering:
             peer = self.snapshot()
             self._told = _notable(peer)
             self._host.emit(PeerJoined(peer))
+            session.datagrams.joined(now)
         self._tell_change()
         if is_newest:
             self._host.introduced(link, info, now)

@@ -28,7 +28,15 @@ from brokerless.protocol.datagram import (
     header,
 )
 from brokerless.protocol.datagram_stream import DatagramStream
-from brokerless.protocol.datagrams import BACKLOG_S, KEY_OVERLAP_S, KEYS_MAX, MESSAGE_COST_BYTES, SINGLE
+from brokerless.protocol.datagrams import (
+    BACKLOG_S,
+    EARLY_MAX,
+    EARLY_S,
+    KEY_OVERLAP_S,
+    KEYS_MAX,
+    MESSAGE_COST_BYTES,
+    SINGLE,
+)
 from brokerless.protocol.paths import DOUBT_S, GIVE_UP_S, PUSH_AFTER_S
 from tests.protocol.datagram_ends import ELSEWHERE, DatagramEnd, DatagramEnds
 from tests.protocol.two_ends import End
@@ -171,6 +179,67 @@ def test_who_does_not_take_its_messages_loses_the_oldest() -> None:
     assert taken[-1].startswith(b"1199")
     assert taken[0].startswith(b"%d" % dropped)
     assert len(taken) * (1000 + MESSAGE_COST_BYTES) <= 1024 * KIB
+
+
+# What overtakes the INFO of who sends it
+
+
+def overtaking(message: bytes) -> DatagramEnds:
+    """Return ends of which near has far's key, and sent that; far does not know near yet."""
+    ends = DatagramEnds(introduced=False)
+    ends.far.is_delivering = False
+    ends.introduce(ends.far)
+    assert ends.near.send(message) is None
+    ends.carry()
+    assert (ends.far.events, ends.far.dropped) == ([], {})
+    return ends
+
+
+def join(ends: DatagramEnds) -> None:
+    """Let near's INFO come."""
+    ends.introduce(ends.near)
+    ends.far.is_delivering = True
+    assert ends.far.waiting == []  # that the peer has joined is to be told before
+    ends.far.datagrams.joined(ends.now)
+
+
+@pytest.mark.parametrize("size", [0, 64 * KIB])
+def test_a_message_that_overtakes_it_is_delivered_after_it(size: int) -> None:
+    ends = overtaking(bytes(size))
+    join(ends)
+    assert ends.far.data() == [bytes(size)]
+    assert not ends.far.dropped
+
+
+def test_what_overtakes_it_is_bounded() -> None:
+    ends = overtaking(b"")
+    for _ in range(EARLY_MAX):
+        ends.near.send(b"x")
+    ends.carry()
+    assert ends.far.dropped == {DropCause.STALE: 1}
+    join(ends)
+    assert len(ends.far.data()) == EARLY_MAX
+
+
+def test_what_overtook_it_long_ago_is_stale() -> None:
+    ends = overtaking(b"x")
+    for end in ends.ends:
+        end.port.time += 2 * EARLY_S
+    join(ends)
+    assert (ends.far.data(), ends.far.dropped) == ([], {DropCause.STALE: 1})
+
+
+def test_what_overtook_it_is_stale_too_if_this_process_has_stood_still_since() -> None:
+    ends = overtaking(b"x")
+    ends.introduce(ends.near)
+    ends.far.datagrams.joined(ends.now)
+    assert (ends.far.data(), ends.far.dropped) == ([], {DropCause.STALE: 1})
+
+
+def test_what_overtook_an_info_that_never_came_goes_with_the_session() -> None:
+    ends = overtaking(b"x")
+    ends.far.datagrams.session_ended()
+    assert ends.far.dropped == {DropCause.STALE: 1}
 
 
 # Where nothing can be sent

@@ -52,6 +52,22 @@ def path(node: SimNode, other: SimNode) -> DatagramPath:
     return peer.path.datagram
 
 
+def test_a_message_arrives_although_it_overtakes_the_introduction_of_its_sender() -> None:
+    overtook = 0
+    for seed in range(20):
+        network = SimNetwork(seed)
+        one, other = (network.add(has_datagrams=True) for _ in range(2))
+        one.learn(other)
+        network.run_until(lambda: one.of_type(PeerJoined))  # noqa: B023 - called here and now
+        one.send(b"at once", other, reliability=Reliability.UNRELIABLE)
+        overtook += not other.of_type(PeerJoined)
+        network.run(1.0)
+        assert [message.data for message in other.unreliable] == [b"at once"]
+        told = [event for event in other.events if isinstance(event, PeerJoined | UnreliableWaiting)]
+        assert isinstance(told[0], PeerJoined)
+    assert overtook
+
+
 class Ticker:
     """Sends a numbered message every 20 ms, and knows when each came."""
 
