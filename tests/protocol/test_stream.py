@@ -91,6 +91,31 @@ def test_a_stream_is_rejected(ends: Ends) -> None:
     assert ends.far.controls == []
 
 
+def test_what_is_sent_with_the_offer_waits_for_acceptance(ends: Ends) -> None:
+    near = ends.near.open()
+    near.send(b"a")
+    ends.exchange()
+    near.send(b"b")
+    near.send(bytes(1500))
+    near.finish()
+    ends.exchange(room=1100)
+    far = ends.far.stream(2)
+    assert kinds(ends.far) == [StreamOffered]
+    assert near.acknowledged_sequence == 0
+    assert ends.near.events == []
+    far.accept()
+    assert ends.far.events[1:] == [
+        StreamOpened(far),
+        StreamMessages(far, 1, [b"a"]),
+        StreamMessages(far, 2, [b"b"]),
+        StreamMessages(far, 3, [bytes(1500)]),
+        StreamFinishedReceiving(far),
+    ]
+    ends.exchange()
+    assert ends.near.events == [StreamOpened(near), StreamAcknowledged(near, 3)]
+    assert near.acknowledged_sequence == 3
+
+
 def test_the_openers_time_runs_out(ends: Ends) -> None:
     near = ends.near.open(deadline=10.0)
     assert near.next_deadline() == 10.0
