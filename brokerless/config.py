@@ -50,7 +50,8 @@ class Limits:
     send_queue_bytes_max: int = 1 * MIB
     """What a stream holds for sending before ``send`` says ``SendQueueFull``; less when memory runs short."""
     unacknowledged_bytes_max: int = 8 * MIB
-    """What a session holds for sending again: the most that is ever in flight to one peer."""
+    """What a session holds for sending again: the most that is ever in flight to one peer, and as much again
+    of what is not messages."""
     unreliable_queue_bytes_max: int = 1 * MIB
     """Unreliable messages waiting for the application; the oldest are dropped beyond it."""
     peer_memory_bytes_max: int = 128 * MIB

@@ -93,8 +93,8 @@ class _Retained(NamedTuple):
 class Flight:
     """Numbered packets from the first sending to their acknowledgement.
 
-    Queries: ``sent``, ``acknowledged``, ``byte_count``, ``is_full``, ``packet``. Inputs: ``acknowledge``.
-    Commands: ``add``, ``interrupted``.
+    Queries: ``sent``, ``acknowledged``, ``byte_count``, ``is_full``, ``is_overfull``, ``packet``.
+    Inputs: ``acknowledge``. Commands: ``add``, ``interrupted``.
     """
 
     def __init__(self, bytes_max: int, now: float) -> None:
@@ -139,6 +139,11 @@ class Flight:
     def is_full(self) -> bool:
         """True when nothing more should be sent before an acknowledgement."""
         return self.byte_count >= self._bytes_min and self.byte_count >= self.limit
+
+    @property
+    def is_overfull(self) -> bool:
+        """True when nothing at all should be sent before an acknowledgement."""
+        return self.byte_count >= 2 * self._bytes_max
 
     def packet(self, number: int) -> bytes:
         """Return the unacknowledged packet of that number, to send it again."""

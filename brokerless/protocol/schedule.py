@@ -24,6 +24,10 @@ TURN_BYTES = 16 * 1024
 ROOM_BYTES_MIN = 2 * 1024
 """A packet with less room than this is full; a chunk cut so small is not worth its header."""
 
+CONTROL_FRAMES_MAX = 262_144
+"""Control frames that wait when a packet of the peer has been taken in: eight for each stream there can be by
+default. Only a peer that asks on and on, and neither reads nor acknowledges the answers, makes it more."""
+
 SHARED_S = 1.0
 """How long after two streams took turns the flight is shared: many ticks of a game, a few of a sensor. A
 stream on its own is not held back."""
@@ -32,7 +36,7 @@ stream on its own is not held back."""
 class Schedule:
     """The queues of one session. ``wake`` is called when there is something new in them.
 
-    Queries: ``is_empty``. Commands: ``control``, ``add``. Output: ``fill``.
+    Queries: ``is_empty``, ``is_overfull``. Commands: ``control``, ``add``. Output: ``fill``.
     """
 
     def __init__(self, wake: Callable[[], None], now: float) -> None:
@@ -46,6 +50,11 @@ class Schedule:
     def is_empty(self) -> bool:
         """True when nothing waits."""
         return not (self._control or self._active)
+
+    @property
+    def is_overfull(self) -> bool:
+        """True when the peer has asked for more than it takes."""
+        return len(self._control) > CONTROL_FRAMES_MAX
 
     def control(self, *frames: bytes) -> None:
         """Send control frames, in order and before data."""
@@ -64,7 +73,7 @@ class Schedule:
         room = wire.RUN_BYTES_MAX + wire.CHUNK_OVERHEAD_BYTES
         control, active = self._control, self._active
         flight.is_shared = now < self._shared_until
-        while control and room >= len(control[0]):
+        while control and room >= len(control[0]) and not flight.is_overfull:
             room -= len(control[0])
             frames.append(control.popleft())
         while active and room >= ROOM_BYTES_MIN and not control and not flight.is_full:

@@ -295,6 +295,8 @@ class Session:
                     self._hear(frame, now)
             else:
                 self.lanes.receive(frame, now)
+        if self._schedule.is_overfull:
+            raise RemoteProtocolError("asks for more than it takes", peer=self.remote)
 
     def _receive_unnumbered(self, link: int, packet: wire.Packet, now: float) -> None:
         for frame in packet.frames:

@@ -110,6 +110,15 @@ def test_what_is_in_flight_is_bounded_for_data_but_not_for_control() -> None:
     assert [type(frame) for frame in control.frames] == [wire.Open]
 
 
+def test_even_control_waits_when_twice_as_much_is_in_flight() -> None:
+    talk = Talk(Limits(unacknowledged_bytes_max=60 * KIB))
+    for _ in range(40):
+        talk.near.open(metadata=bytes(4000))
+    assert [len(packet.frames) for packet in talk.write(talk.near, 1)] == [16, 16]
+    talk.pump()
+    assert len(talk.far.offered) == 40
+
+
 def test_a_full_packet_takes_no_sliver_of_a_message() -> None:
     talk = Talk(Limits(stream_window_initial_bytes=MIB))
     talk.opened()
