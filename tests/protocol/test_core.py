@@ -104,6 +104,16 @@ def test_a_link_that_is_no_more_has_nothing_to_say() -> None:
     assert node.core.next_message(remote.link, node.now) is None
 
 
+def test_every_session_has_a_nonce_that_none_had_before() -> None:
+    node = Node()
+    epochs = []
+    for epoch in (1, 2, 3):
+        remote = Remote(node).join(epoch=epoch)
+        epochs += [frame.epoch for frame in remote.heard() if isinstance(frame, wire.Info)]
+        remote.say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    assert epochs == [1, 2, 3]
+
+
 def test_a_dial_that_cannot_even_be_tried_is_tried_again() -> None:
     node = Node()
     node.core.learn(THEM, "test", (PLACE,), 1, node.now)

@@ -234,6 +234,17 @@ def test_their_finish_is_answered_once_everything_is_consumed(ends: Ends) -> Non
     assert ends.far.controls == [wire.Close(2, 2)]
 
 
+def test_what_comes_after_close_is_handed_up_to_nobody(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"wanted")
+    ends.exchange()
+    near.send(b"unwanted")
+    ends.send(ends.near)
+    far.close()
+    ends.exchange()
+    assert data_of(ends.far.events) == [b"wanted"]
+
+
 def test_close_is_said_once(ends: Ends) -> None:
     _, far = ends.open()
     far.close()
