@@ -16,7 +16,7 @@ from dittobus._aio_offer import Offer
 from dittobus._aio_stream import Stream
 from dittobus._aio_unreliable import UnreliableStream
 from dittobus._bindings import Bindings
-from dittobus._exchange import Exchange
+from dittobus._exchange import Exchange, let_go
 from dittobus._inbox import Inbox, MessageInbox, PeerChanges
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
         if self._loop.is_closed():
             return
         if self._thread == threading.get_ident():
-            core.abort()
+            let_go(core)
         else:
-            self._loop.call_soon_threadsafe(core.abort)
+            self._loop.call_soon_threadsafe(let_go, core)
 
     async def send(
         self,

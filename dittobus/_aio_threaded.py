@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from brokerless import PeerChanged, Reliability, StreamEnded, StreamOffered, StreamOpened, StreamReady
 from dittobus import _exit
 from dittobus._aio_exchange import AioExchange
+from dittobus._exchange import let_go
 from dittobus._fork import InOneProcess
 from dittobus._io_thread import IoThread
 from dittobus._outbox import Outbox
@@ -137,7 +138,7 @@ class ThreadedAioExchange(InOneProcess, AioExchange):
 
     def abandon(self, core: CoreStream) -> None:
         if self.is_ours:
-            self.io.post(core.abort)
+            self.io.post(partial(let_go, core))
 
     def announce(self, name: str, metadata: bytes) -> None:
         self.call(super().announce, name, metadata)

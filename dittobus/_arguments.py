@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from brokerless import Address, ConfigError, MessageTooLarge, Peer, Reliability
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from brokerless import Limits
+
+T = TypeVar("T")
 
 CHANNEL_MAX = 2**32 - 1
 """Channels of single messages: four bytes on the wire."""
@@ -76,8 +78,15 @@ def checked_peer(to: Address | Peer, argument: str = "to") -> Address:
         return to
     if isinstance(to, Peer):
         return to.address
-    hint = "; use DittoAddress.parse" if isinstance(to, str) else ""
+    hint = "; wait_for_peer finds one by name, DittoAddress.parse reads one" if isinstance(to, str) else ""
     raise TypeError(f"{argument}: expected a DittoAddress or a Peer, got {type(to).__name__}{hint}")
+
+
+def checked_delegate(delegate: T) -> T:
+    """Return the delegate, which is no class: one that was forgotten to be called is told nothing."""
+    if isinstance(delegate, type):
+        raise TypeError(f"delegate: expected an object, got the class {delegate.__name__}; call it")
+    return delegate
 
 
 def checked_reliability(reliability: Reliability) -> Reliability:

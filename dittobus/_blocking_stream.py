@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from brokerless import BusClosed, BusError, EndOfStream, Reliability, StreamFinished, WaitTimeout
 from dittobus._arguments import as_bytes, checked_code, checked_reason, checked_sequence, checked_timeout
+from dittobus._exchange import let_go
 from dittobus._mailbox import Mailbox, Over
 from dittobus._outbox import Outbox, Refused
 from dittobus._transmitter import Transmitter, no_receipts
@@ -267,7 +268,7 @@ class Stream:
         if not hasattr(self, "_end_told") or self._ended or self._closing or not self._exchange.is_ours:
             return
         warnings.warn(f"{self!r} was never closed; it is aborted", ResourceWarning, source=self, stacklevel=2)
-        self._exchange.io.post(self._core.abort)
+        self._exchange.io.post(partial(let_go, self._core))
 
     def _stop(self) -> None:
         self._closing = True

@@ -49,6 +49,11 @@ class FaceStream(Protocol):
     def _did_end(self, error: BusError | None) -> None: ...
 
 
+def let_go(core: CoreStream) -> None:
+    """Abort a stream that nobody has, or will have; the other side learns that this is why."""
+    core.abort(reason="the program there let go of it without closing it")
+
+
 StreamT = TypeVar("StreamT", bound=FaceStream)
 OpeningT = TypeVar("OpeningT")
 
@@ -131,7 +136,7 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
 
     def abandon(self, core: CoreStream) -> None:
         """Abort a stream that nobody has, or will have."""
-        core.abort()
+        let_go(core)
 
     async def _close_node(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - time to drain, no limit
         return await self.node.close(timeout)

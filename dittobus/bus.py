@@ -16,6 +16,7 @@ from dittobus import _environment, _exit
 from dittobus._arguments import (
     as_bytes,
     checked_channel,
+    checked_delegate,
     checked_message,
     checked_metadata,
     checked_name,
@@ -131,7 +132,7 @@ class DittoBus(Recipient):
         if delegate_event_queue is not None:
             as_dispatch_queue(delegate_event_queue)
         self._limits = limits
-        self._delegate = delegate
+        self._delegate = checked_delegate(delegate)
         self._event_queue = delegate_event_queue
         self._own_queue: SerialDispatchQueue | None = None
         self._bindings: Bindings[Callable[[DittoBusStream, Address], object]] = Bindings()
@@ -263,7 +264,7 @@ class DittoBus(Recipient):
         ground, exchange = self._ground, self._exchange
         if ground is not None:
             ground.check_process()
-        self._delegate = delegate
+        self._delegate = checked_delegate(delegate)
         if delegate is not None and ground is not None and exchange is not None:
             ground.io.post(exchange.introduce)
 

@@ -19,7 +19,14 @@ from brokerless import (
     StreamNotReady,
     UsageError,
 )
-from dittobus._arguments import checked_code, checked_message, checked_reason, checked_timeout
+from dittobus._arguments import (
+    checked_code,
+    checked_delegate,
+    checked_message,
+    checked_reason,
+    checked_timeout,
+)
+from dittobus._exchange import let_go
 from dittobus._futures import BusFuture
 from dittobus._ground import checked_completion
 from dittobus._strand import Recipient, Unpark
@@ -199,6 +206,7 @@ class DittoBusStream(Recipient):
     @delegate.setter
     def delegate(self, delegate: DittoBusStreamDelegate | None) -> None:
         self._ground.check_process()
+        checked_delegate(delegate)
         with self._lock:
             self._delegate = delegate
             if delegate is None:
@@ -346,7 +354,7 @@ class DittoBusStream(Recipient):
         if getattr(self, "_ended", True) or self._closing or not self._ground.is_ours:
             return
         warnings.warn(f"{self!r} was never closed; it is aborted", ResourceWarning, source=self, stacklevel=2)
-        self._ground.io.post(self._core.abort)
+        self._ground.io.post(partial(let_go, self._core))
 
     # From here on it is called by the bus. First by whoever hands the stream to the application.
 

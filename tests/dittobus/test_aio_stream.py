@@ -419,7 +419,7 @@ async def test_a_stream_that_nobody_keeps_is_aborted(aio_pair: Pair) -> None:
     await asyncio.sleep(0)  # the loop, too, lets go of it
     with pytest.warns(ResourceWarning, match="never closed"):
         del opening
-    with pytest.raises(StreamReset):
+    with pytest.raises(StreamReset, match="let go of it without closing it"):
         await theirs.receive()
 
 

@@ -414,7 +414,7 @@ def test_a_stream_that_nobody_keeps_is_aborted(pair: Pair, threads: ThreadPoolEx
             del stream
     finally:
         gc.enable()
-    with pytest.raises(StreamReset):
+    with pytest.raises(StreamReset, match="let go of it without closing it"):
         theirs.receive(WAIT_S)
 
 

@@ -334,7 +334,10 @@ def test_arguments_of_send_are_checked_at_the_call(pair: Pair) -> None:
         (lambda: near.open_stream(STRANGER), UnknownPeer, "heard"),
         (lambda: near.send(bytes(65_537), to, DittoBusReliability.UNRELIABLE), MessageTooLarge, "65536"),
         (lambda: near.send(b"", STRANGER, DittoBusReliability.SEQUENCED), UnknownPeer, "heard"),
+        (lambda: near.send(b"", "far"), TypeError, "wait_for_peer finds one by name"),
         (lambda: DittoAddress.parse("nonsense"), ConfigError, "address"),
+        (lambda: DittoBus(delegate=DittoBusDelegate), TypeError, "the class DittoBusDelegate; call it"),
+        (lambda: setattr(near, "delegate", DittoBusDelegate), TypeError, "the class DittoBusDelegate"),
     ):
         with pytest.raises(kind, match=match):
             command()  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ from brokerless import (
     StreamReset,
     UsageError,
 )
-from dittobus import DispatchQueue, DittoBus, DittoBusStream
+from dittobus import DispatchQueue, DittoBus, DittoBusStream, DittoBusStreamDelegate
 from tests.dittobus.recording import WAIT_S, BusRecorder, Log, StreamRecorder
 
 if TYPE_CHECKING:
@@ -485,7 +485,15 @@ def test_a_stream_that_nobody_keeps_is_aborted(pair: Pair) -> None:
     _, theirs = recorder.wait_for_stream()
     with pytest.warns(ResourceWarning, match="never closed"):
         streams.clear()
-    assert isinstance(theirs.log.wait("closed"), StreamReset)
+    error = theirs.log.wait("closed")
+    assert isinstance(error, StreamReset)
+    assert "let go of it without closing it" in error.reason
+
+
+def test_a_delegate_is_no_class(ends: Ends) -> None:
+    ours, _, _, _ = ends
+    with pytest.raises(TypeError, match="the class DittoBusStreamDelegate; call it"):
+        ours.delegate = DittoBusStreamDelegate
 
 
 def test_streams_are_told_apart(ends: Ends, pair: Pair) -> None:
