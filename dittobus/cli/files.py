@@ -191,7 +191,7 @@ class _Partial:
 
     def __init__(self, target: Path, overwrite: bool) -> None:
         if not overwrite and os.path.lexists(target):
-            raise Refusal(EXISTS, f"{target.name!r} is there already; --overwrite would replace it")
+            raise Refusal(EXISTS, f"{target.name!r} is there already; 'copy --listen --overwrite' replaces")
         self._target = target
         self._overwrite = overwrite
         self.digest = hashlib.sha256()

@@ -57,6 +57,8 @@ def copy(
         if not to.is_dir():
             raise exits.Failed(f"{to}: no directory; make it first", exits.USAGE)
         return run(_receive(options, to, overwrite, count, as_json))
+    if overwrite or count or to != Path():
+        raise exits.Failed("--to, --overwrite and --count go with --listen, on the other side", exits.USAGE)
     paths, wanted = _asked(what or [])
     return run(_send(options, paths, wanted, timeout, as_json))
 

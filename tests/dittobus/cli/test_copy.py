@@ -60,7 +60,7 @@ def test_files_and_those_that_are_there(
     (sent[0].parent / "new").touch()
     done = commands.run("copy", sent[0], sent[0].parent / "new", "box:")
     assert done.code == exits.REFUSED
-    assert "'bulk' is there already; --overwrite" in done.complaint
+    assert "'bulk' is there already; 'copy --listen --overwrite'" in done.complaint
     assert done.out.startswith("new to box: 0 B in ")
     assert (taken / "bulk").read_bytes() == BULK
     assert sorted(path.name for path in taken.iterdir()) == ["bulk", "empty", "new", "small with spaces"]
@@ -135,6 +135,7 @@ def test_a_bar_in_a_terminal(commands: Commands, terminal: Terminal, taken: Path
         (("/etc/passwd", "box"), "say what to copy"),
         (("/nowhere", "box:"), "/nowhere: no such file"),
         (("/etc", "box:"), "a directory can be packed"),
+        (("/etc/passwd", "box:", "--overwrite"), "go with --listen"),
         (("--listen", "x:"), "files come from others"),
         (("--listen", "--to", "/nowhere"), "/nowhere: no directory"),
     ],
