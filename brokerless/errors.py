@@ -179,11 +179,15 @@ class StreamError(BusError):
     """The other end's doing on one stream."""
 
 
+def _answer(code: int, reason: str) -> str:
+    return f"with code {code}: {reason!r}" if reason else f"with code {code}, for no reason that was given"
+
+
 class StreamRejected(StreamError):
     """The other side did not take the stream; ``code`` and ``reason`` are its own."""
 
     def __init__(self, code: int, reason: str = "", *, peer: Address | None = None, hint: str = "") -> None:
-        super().__init__(f"stream rejected with code {code}: {reason!r}", peer=peer, hint=hint)
+        super().__init__(f"stream rejected {_answer(code, reason)}", peer=peer, hint=hint)
         self.code = code
         self.reason = reason
 
@@ -192,7 +196,7 @@ class StreamReset(StreamError):
     """The stream was aborted; what was under way is gone. ``code`` and ``reason`` are the aborter's."""
 
     def __init__(self, code: int, reason: str = "", *, peer: Address | None = None, hint: str = "") -> None:
-        super().__init__(f"stream reset with code {code}: {reason!r}", peer=peer, hint=hint)
+        super().__init__(f"stream reset {_answer(code, reason)}", peer=peer, hint=hint)
         self.code = code
         self.reason = reason
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PeerEvent: TypeAlias = PeerJoined | PeerChanged | PeerLeft
 """What changes in who is there. ``PeerLeft.reason`` says why somebody has gone."""
 
-_HINT = "is it running, in the same mesh, and with the same secret?"
+_HINT = "running, in the same mesh, and with the same secret?"
 
 
 class Peers(tuple[Peer, ...]):
@@ -92,7 +92,7 @@ class PeerTable:
         else:
             self._counts[future] = count
             future.add_done_callback(lambda _: self._counts.pop(future, None))
-            _expire(future, timeout, f"fewer than {count} peers within {timeout} s")
+            _expire(future, timeout, f"fewer than {count} peers within {timeout} s", "are they")
         return future
 
     def awaited(self) -> frozenset[Address] | None:
@@ -169,14 +169,17 @@ def _describe(target: WaitTarget) -> str:
 
 
 def _expire(
-    future: asyncio.Future[Peer] | asyncio.Future[tuple[Peer, ...]], timeout: float | None, text: str
+    future: asyncio.Future[Peer] | asyncio.Future[tuple[Peer, ...]],
+    timeout: float | None,
+    text: str,
+    who: str = "is it",
 ) -> None:
     if timeout is None:
         return
 
     def expire() -> None:
         if not future.done():
-            error: BusError = WaitTimeout(text, hint=_HINT)
+            error: BusError = WaitTimeout(text, hint=f"{who} {_HINT}")
             future.set_exception(error)
 
     handle = asyncio.get_running_loop().call_later(timeout, expire)

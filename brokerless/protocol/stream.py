@@ -385,8 +385,9 @@ class Stream:
             if self.state is StreamState.OFFERED:
                 self._reject(UNTAKEN, "nobody took it in time")
             else:
-                text = "not accepted in time"
-                self._reset(OPEN_TIMEOUT, text, OpenTimeout(f"stream {self.name!r} {text}", peer=self.peer))
+                text, hint = "not accepted in time", "the program there has to accept it"
+                late = OpenTimeout(f"stream {self.name!r} {text}", peer=self.peer, hint=hint)
+                self._reset(OPEN_TIMEOUT, text, late)
         elif self._close_deadline is not None and self._close_deadline <= now:
             error = StreamClosed(self._their_consumed, peer=self.peer)
             self._reset(CLOSE_TIMEOUT, "not drained in time", error)

@@ -84,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
         return app(arguments, prog_name="dittobus", standalone_mode=False) or exits.OK
     except _USAGE_ERROR as error:
         asked = error.ctx.command_path if error.ctx else "dittobus"
-        return exits.complain(f"{_ended(error.format_message())} See {asked} --help.", exits.USAGE)
+        said = error.format_message().replace("Value error, ", "")  # which is pydantic's word for itself
+        return exits.complain(f"{_ended(said)} See {asked} --help.", exits.USAGE)
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except (exits.Failed, BusError, OSError) as error:

@@ -195,6 +195,8 @@ def _work(
             raise TypeError("a program takes no keywords")
         is_module = isinstance(target, str) and not target.endswith(".py")
         program = target if isinstance(target, str) and is_module else str(Path(target).absolute())
+        if not is_module and not Path(program).is_file():
+            raise FileNotFoundError(f"target: there is no file {program}")
         return ProgramOrder(program, is_module, tuple(map(str, arguments)))
     module, name = getattr(target, "__module__", ""), getattr(target, "__qualname__", "")
     if not module or not name or "<" in name:

@@ -48,6 +48,7 @@ def test_what_is_not_installed_has_no_version(
         (["versoin"], "Did you mean 'version'? See dittobus --help."),
         (["demo", "--no-such-option"], "--no-such-option. See dittobus demo --help."),
         (["version", "extra"], "(extra). See dittobus version --help."),
+        (["send", "ann", "--reliability", "fast"], "for '--reliability': 'fast' is not one of 'reliable',"),
         (["doctor", "--port", "99999"], "port: 0 to 65535, got 99999"),
     ],
 )

@@ -56,7 +56,7 @@ def test_what_is_unknown_for_lack_of_time() -> None:
         (ConfigError("port: no", hint="take another"), "port: no (take another)"),
         (PortInUse("port 4000 is taken", hint="take another"), "port 4000 is taken (take another)"),
         (StreamRejected(3, "not today"), "the peer did not take the stream: not today"),
-        (StreamRejected(3), "stream rejected with code 3: ''"),
+        (StreamRejected(3), "stream rejected with code 3, for no reason that was given"),
         (AssertionError(), "AssertionError"),
     ],
 )

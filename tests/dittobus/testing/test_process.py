@@ -103,6 +103,8 @@ def test_waiting_in_vain_shows_what_was_written(kit: Kit) -> None:
 def test_what_no_process_can_run(kit: Kit, target: Any) -> None:
     with pytest.raises(TypeError):
         kit.process(target)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.py"):
+        kit.process("nowhere.py")
     with pytest.raises(TypeError, match="no keywords"):
         kit.process("program.py", fast=True)
 
