@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import zmq
@@ -15,7 +16,7 @@ from brokerless.transport import options
 from brokerless.transport.deadlines import Deadlines
 from brokerless.transport.descriptors import is_loopback, require_descriptors
 from brokerless.transport.monitor import Monitor
-from brokerless.transport.wake import NOBLOCK, Wake
+from brokerless.transport.wake import NOBLOCK, TURN_S, Wake
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from brokerless.transport.links import LinkTable
 
 PACKETS_PER_TURN = 32
-"""Up to 2 MiB, a few milliseconds, before others get their turn."""
+"""Up to 2 MiB, a few milliseconds, before others get their turn; see ``TURN_S``, too."""
 
 DIAL_DESCRIPTORS = 8
 """A DEALER takes 4: one of its own, two for its monitor, and the connection. The rest is for the others."""
@@ -214,8 +215,8 @@ class DialledLink:
             if self._socket is not None:
                 self._socket.get(zmq.EVENTS)  # takes the signal in: the descriptor must not stay readable
             return False
-        received = self._receive()
-        more, told = received == PACKETS_PER_TURN, received > 0
+        received, more = self._receive()
+        told = received > 0
         if self._busy and self._socket is not None:
             events = int(self._socket.get(zmq.EVENTS))
             more |= bool(events & zmq.POLLIN)  # asking may have swallowed its signal
@@ -229,21 +230,23 @@ class DialledLink:
             self._dialer.table.sink.turn_done()
         return more
 
-    def _receive(self) -> int:
-        """Deliver up to PACKETS_PER_TURN packets; fewer mean that nothing is waiting any more."""
+    def _receive(self) -> tuple[int, bool]:
+        """Deliver the packets of a turn; return how many, and whether more may be waiting."""
         deliver = self._dialer.table.sink.link_message
-        for count in range(PACKETS_PER_TURN):
+        count, ends_at = 0, monotonic() + TURN_S
+        while count < PACKETS_PER_TURN and monotonic() < ends_at:
             if self._socket is None:
-                return count
+                return count, False
             try:
                 frame = self._socket.recv(NOBLOCK, False)
             except zmq.Again:
-                return count
+                return count, False
             if frame.more:
                 self.end(MALFORMED)
-                return count
+                return count, False
             deliver(self.number, frame.bytes)
-        return PACKETS_PER_TURN
+            count += 1
+        return count, True
 
     # Ends
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import zmq
@@ -25,7 +26,7 @@ from brokerless.transport.descriptors import (
 )
 from brokerless.transport.monitor import Monitor
 from brokerless.transport.strangers import Strangers
-from brokerless.transport.wake import NOBLOCK, NOBLOCK_MORE, Wake
+from brokerless.transport.wake import NOBLOCK, NOBLOCK_MORE, TURN_S, Wake
 from brokerless.transport.zap import ZAP_DOMAIN
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dittobus")
 
 PACKETS_PER_TURN = 32
-"""Up to 2 MiB, a few milliseconds, before others get their turn."""
+"""Up to 2 MiB, a few milliseconds, before others get their turn; see ``TURN_S``, too."""
 
 PARTS_PER_TURN = 1024
 """Of a message with too many parts, thrown away at half a microsecond each."""
@@ -221,27 +222,29 @@ class Listener:
     def _look(self) -> bool:
         """Receive a batch, let the departed go, let the busy try again; True if more may be waiting."""
         living = len(self._table)
-        received = self._receive()
+        received, more = self._receive()
         told = received > 0
         if self._departing:
-            told |= self._bury(received)
+            told |= self._bury(received, more)
         if self._busy:
             told = True
             self._retry_busy()
         if told or len(self._table) != living:
             self._sink.turn_done()
-        return received == PACKETS_PER_TURN
+        return more
 
-    def _receive(self) -> int:
-        """Deliver up to PACKETS_PER_TURN packets; fewer mean that nothing is waiting any more."""
+    def _receive(self) -> tuple[int, bool]:
+        """Deliver the packets of a turn; return how many, and whether more may be waiting."""
         receive, links, deliver = self.socket.recv, self._links, self._sink.link_message
-        for count in range(PACKETS_PER_TURN):
+        count, ends_at = 0, monotonic() + TURN_S
+        while count < PACKETS_PER_TURN and monotonic() < ends_at:
             if self._skipping and not self._skip():
-                return PACKETS_PER_TURN
+                break
             try:
                 routing_id = receive(NOBLOCK)
             except zmq.Again:
-                return count
+                return count, False
+            count += 1
             frame = receive(NOBLOCK, False)
             link = links.get(routing_id)
             # The key is compared on each packet (0.3 µs): libzmq lets another connection have the routing id
@@ -250,7 +253,7 @@ class Listener:
                 deliver(link.number, frame.bytes)
             else:
                 self._receive_unusual(routing_id, link, frame)
-        return PACKETS_PER_TURN
+        return count, True
 
     def _receive_unusual(self, routing_id: bytes, link: AcceptedLink | None, frame: zmq.Frame) -> None:
         """A packet that is no known link's: of a newcomer, of nobody any more, or against the rules."""
@@ -330,11 +333,11 @@ class Listener:
         self._departing.setdefault(link, (options.QUEUE_PACKETS_MAX + 1) * (len(self._links) + 1))
         self._wake.nudge()
 
-    def _bury(self, received: int) -> bool:
+    def _bury(self, received: int, more: bool) -> bool:
         """Close the links of departed connections that have nothing left to deliver."""
         told = False
         for link, remaining in list(self._departing.items()):
-            if received < PACKETS_PER_TURN or received >= remaining:
+            if not more or received >= remaining:
                 del self._departing[link]
                 if self._links.get(link.routing_id) is link:
                     del self._links[link.routing_id]

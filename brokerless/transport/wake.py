@@ -15,6 +15,10 @@ NOBLOCK = int(zmq.NOBLOCK)
 
 NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
+TURN_S = 0.01
+"""How long packets are received before others get their turn. At a stream's full rate a turn takes 2 ms; but
+a member can fill packets with small frames, up to 50 ms of work in each."""
+
 
 class Wake:
     """Calls ``look`` whenever a ZeroMQ socket may have something to do, until there is nothing left.

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,8 @@ import zmq
 from brokerless.errors import BusClosed, ConfigError, PortInUse, StartError
 from brokerless.identity import Identity
 from brokerless.protocol.paths import UdpPlace
+from brokerless.transport import dialer, listener
+from brokerless.transport.wake import TURN_S
 from tests.conftest import open_descriptors
 from tests.transport.support import (
     PACKET_BYTES_MAX,
@@ -244,6 +247,46 @@ class TestBusy:
                 peer.close(linger=0)
                 await node.sink.wait("closed", link)
                 assert flood.is_stuck(link)
+
+
+class Endless:
+    """A socket on which there is always another packet, of that link."""
+
+    def __init__(self, link: Any) -> None:
+        self._routing_id = getattr(link, "routing_id", b"")
+        self._frame = SimpleNamespace(
+            more=False, bytes=b"more", get=lambda name: getattr(link, "user_id", "")
+        )
+
+    def recv(self, flags: int, copy: bool = True) -> Any:
+        return self._routing_id if copy else self._frame
+
+
+@pytest.mark.parametrize(("packet_s", "packets"), [(0.0, 32), (0.4 * TURN_S, 3), (5 * TURN_S, 1)])
+@pytest.mark.parametrize("end", ["dialler", "acceptor"])
+async def test_a_turn_ends_in_time_however_long_packets_take(
+    monkeypatch: pytest.MonkeyPatch, end: str, packet_s: float, packets: int
+) -> None:
+    now = 100.0
+
+    def take(link: int, packet: bytes) -> None:
+        nonlocal now
+        now += packet_s
+
+    async with linked() as (dialler, dialled, acceptor, accepted):
+        node, number, module = (
+            (dialler, dialled, dialer) if end == "dialler" else (acceptor, accepted, listener)
+        )
+        link: Any = node.transport._table.get(number)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "monotonic", lambda: now)
+            receiver, name = (link, "_socket") if end == "dialler" else (node.transport._listener, "socket")
+            patch.setattr(receiver, name, Endless(link))
+            patch.setattr(node.sink, "on_message", take)
+            before = len(node.sink.packets())
+            assert receiver._look()  # there is more
+            assert len(node.sink.packets()) - before == packets
+            assert node.sink.events[-1] == ("turn",)
 
 
 async def test_fifty_links_echo() -> None:
