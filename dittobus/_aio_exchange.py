@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import itertools
 import logging
+import os
 import threading
 import weakref
 from contextlib import suppress
@@ -16,7 +17,8 @@ from dittobus._aio_offer import Offer
 from dittobus._aio_stream import Stream
 from dittobus._aio_unreliable import UnreliableStream
 from dittobus._bindings import Bindings
-from dittobus._exchange import Exchange, let_go
+from dittobus._exchange import UNWOUND, Exchange, let_go
+from dittobus._fork import InOneProcess
 from dittobus._inbox import Inbox, MessageInbox, PeerChanges
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ TRANSMISSIONS_IN_ROW = 64
 after each would cost as much time as to send it."""
 
 
-class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
+class AioExchange(InOneProcess, Exchange[Stream, "asyncio.Future[Stream]"]):
     """Awaits what the node brings about, and keeps what has arrived until somebody takes it."""
 
     def __init__(self, limits: Limits) -> None:
@@ -66,6 +68,7 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
     async def start(self, config: NodeConfig) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._pid = os.getpid()
         await self._start_node(config)
 
     async def _start_node(self, config: NodeConfig) -> None:
@@ -260,7 +263,7 @@ class AioExchange(Exchange[Stream, "asyncio.Future[Stream]"]):
             raise
         except Exception:
             _log.exception("the handler of streams named %r raised; its stream is aborted", offer.name)
-            stream.abort()
+            stream.abort(reason=UNWOUND)
 
     def _stream_opened(self, event: StreamOpened) -> None:
         core = event.stream

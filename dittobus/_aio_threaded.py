@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 import inspect
-import os
 import threading
 from functools import partial
 from time import monotonic
@@ -20,7 +19,6 @@ from brokerless import PeerChanged, Reliability, StreamEnded, StreamOffered, Str
 from dittobus import _exit
 from dittobus._aio_exchange import AioExchange
 from dittobus._exchange import let_go
-from dittobus._fork import InOneProcess
 from dittobus._io_thread import IoThread
 from dittobus._outbox import Outbox
 from dittobus._shutdown import Shutdown
@@ -39,7 +37,7 @@ EVENTS_MANY = 1_024
 """When so many events wait for a blocked loop, changes of peers that later ones make void are dropped."""
 
 
-class ThreadedAioExchange(InOneProcess, AioExchange):
+class ThreadedAioExchange(AioExchange):
     """The asyncio face's exchange, on the application's loop, with its node on another.
 
     What is inherited runs on the application's loop, as ever, except ``_on_events``: the node calls it on the
@@ -51,7 +49,6 @@ class ThreadedAioExchange(InOneProcess, AioExchange):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self._pid = os.getpid()
         self._ports: dict[CoreStream, StreamPort] = {}  # added to by the I/O thread, taken from by the loop
         self._lock = threading.Lock()
         self._events: list[Event] = []  # which the loop has not taken

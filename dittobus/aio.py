@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 from typing import TYPE_CHECKING, Any
 
 from brokerless import BusClosed, Limits, NodeConfig, Reliability, UsageError
@@ -28,11 +27,11 @@ from dittobus._arguments import (
     checked_reliability,
     checked_timeout,
 )
-from dittobus._fork import InOneProcess
 from dittobus._inbox import Iteration
 from dittobus.peers import checked_count, checked_target
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
     from types import TracebackType
 
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Bus", "Offer", "Stream"]
 
 
-class Bus(InOneProcess):
+class Bus:
     """A bus in the running loop: sends and receives messages and streams to and from the mesh.
 
     >>> async with Bus("camera") as bus:
@@ -109,7 +108,6 @@ class Bus(InOneProcess):
         if self._started or self._closing is not None:
             raise UsageError("a bus starts once", hint="make a new one")
         self._started = True
-        self._pid = os.getpid()
         try:
             await self._exchange.start(self._config)
         except BaseException:
@@ -125,7 +123,7 @@ class Bus(InOneProcess):
         """
         checked_timeout(timeout)
         if self._started:
-            self.check_process()  # before the loop is needed, of which a forked child has none
+            self._exchange.check_process()  # before the loop is needed, of which a forked child has none
         if self._closing is not None:
             return await asyncio.shield(self._closing)
         self._closing = asyncio.get_running_loop().create_future()
@@ -143,7 +141,7 @@ class Bus(InOneProcess):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.is_ours:  # a forked child that unwinds leaves the bus to its parent
+        if self._exchange.is_ours:  # a forked child that unwinds leaves the bus to its parent
             # A program that unwinds does not wait for the network.
             await (self.close() if kind is None else self.close(timeout=0))
 
@@ -316,7 +314,7 @@ class Bus(InOneProcess):
     def _running(self) -> AioExchange:
         if not self._started:
             raise _not_started()
-        self.check_process()
+        self._exchange.check_process()
         if self._closing is not None or self._exchange.is_over:
             raise self._exchange.closed_error()
         return self._exchange
