@@ -15,6 +15,7 @@ from dittobus._arguments import (
     checked_sequence,
     checked_timeout,
 )
+from dittobus._exchange import UNWOUND
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -366,7 +367,7 @@ class Stream:
         if kind is None:
             await self.close()
         else:
-            self.abort()
+            self.abort(reason=UNWOUND)
 
     def __del__(self) -> None:
         ended = getattr(self, "_ended", None)  # missing if the constructor failed

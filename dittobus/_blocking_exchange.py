@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from brokerless import BusError, Reliability, StreamReset
 from dittobus._blocking_offer import Offer
 from dittobus._blocking_stream import Stream
-from dittobus._exchange import Exchange
+from dittobus._exchange import UNWOUND, Exchange
 from dittobus._fork import InOneProcess
 from dittobus._futures import BusFuture
 from dittobus._io_thread import IoThread
@@ -320,6 +320,6 @@ def _run_handler(handler: Callable[[Stream, Address], object], stream: Stream) -
         handler(stream, stream.peer)
     except Exception:
         _log.exception("the handler of streams named %r raised; its stream is aborted", stream.name)
-        stream.abort()
+        stream.abort(reason=UNWOUND)
     except SystemExit:  # which ends a thread without a word
-        stream.abort()
+        stream.abort(reason=UNWOUND)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from brokerless import BusClosed, BusError, EndOfStream, Reliability, StreamFinished, WaitTimeout
 from dittobus._arguments import as_bytes, checked_code, checked_reason, checked_sequence, checked_timeout
-from dittobus._exchange import let_go
+from dittobus._exchange import UNWOUND, let_go
 from dittobus._mailbox import Mailbox, Over
 from dittobus._outbox import Outbox, Refused
 from dittobus._transmitter import Transmitter, no_receipts
@@ -261,7 +261,7 @@ class Stream:
         if kind is None:
             self.close()
         else:
-            self.abort()
+            self.abort(reason=UNWOUND)
 
     def __del__(self) -> None:
         # A constructor that failed leaves no _end_told; another process leaves the stream to its owner.

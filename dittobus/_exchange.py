@@ -49,6 +49,10 @@ class FaceStream(Protocol):
     def _did_end(self, error: BusError | None) -> None: ...
 
 
+UNWOUND = "an exception ended it there"
+"""Why a stream is reset that its program's ``with``, or handler, was left by an exception."""
+
+
 def let_go(core: CoreStream) -> None:
     """Abort a stream that nobody has, or will have; the other side learns that this is why."""
     core.abort(reason="the program there let go of it without closing it")

@@ -26,7 +26,7 @@ from dittobus._arguments import (
     checked_reason,
     checked_timeout,
 )
-from dittobus._exchange import let_go
+from dittobus._exchange import UNWOUND, let_go
 from dittobus._futures import BusFuture
 from dittobus._ground import checked_completion
 from dittobus._strand import Recipient, Unpark
@@ -347,7 +347,7 @@ class DittoBusStream(Recipient):
         if kind is None:
             self.close()
         else:
-            self.abort()
+            self.abort(reason=UNWOUND)
 
     def __del__(self) -> None:
         # A constructor that failed leaves no _ended; another process leaves the stream to its owner.

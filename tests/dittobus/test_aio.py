@@ -369,7 +369,7 @@ async def test_a_handler_that_raises_aborts_its_stream(
 
     far.on_stream("faulty", fail)
     stream = await near.open_stream(far.address, name="faulty")
-    with pytest.raises(StreamReset):
+    with pytest.raises(StreamReset, match="an exception ended it there"):
         await stream.receive()
     assert "faulty handler" in caplog.text
 

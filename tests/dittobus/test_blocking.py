@@ -400,7 +400,7 @@ def test_a_handler_that_raises_aborts_its_stream(
 
     far.on_stream("faulty", fail)
     stream = near.open_stream(far.address, name="faulty")
-    with pytest.raises(StreamReset):
+    with pytest.raises(StreamReset, match="an exception ended it there"):
         stream.receive(WAIT_S)
     assert ("faulty handler" in caplog.text) == isinstance(error, ValueError)
 

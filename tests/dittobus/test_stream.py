@@ -342,7 +342,9 @@ def test_leaving_a_with_closes_and_an_exception_aborts(pair: Pair) -> None:
     with pytest.raises(RuntimeError), near.open_stream(far.address).result(WAIT_S):
         raise RuntimeError
     _, aborted = recorder.wait_for_stream(2)
-    assert isinstance(aborted.log.wait("closed"), StreamReset)
+    error = aborted.log.wait("closed")
+    assert isinstance(error, StreamReset)
+    assert error.reason == "an exception ended it there"
 
 
 # Delegates, queues and lifetimes
