@@ -276,6 +276,24 @@ async def test_of_two_with_one_identity_the_older_closes_and_does_not_return(tmp
         assert [left.reason for left in peer.of(PeerLeft)] == [LossReason.RESTARTED]
 
 
+async def test_of_two_with_one_identity_one_is_left_though_their_clocks_disagree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is told to close has the later claim: it comes back, and the other is shown it."""
+    async with Mesh(tmp_path) as mesh:
+        identity, hasty = Identity.generate(), Limits(redial_max_s=0.2)
+        peer = await mesh.start("peer")
+        older = await mesh.start("older", identity=identity, limits=hasty)
+        await peer.joined(older)
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time_ns", lambda: 0)
+            newer = await mesh.start("newer", identity=identity, limits=hasty)
+        await asyncio.wait_for(newer.closed_itself.wait(), 10)
+        await peer.until(lambda: [one.name for one in peer.node.peers] == ["older"])
+        assert older.node.failure is None
+        assert await older.done(older.send(b"still here", peer)) is None
+
+
 async def test_a_new_incarnation_is_one_loss_and_one_arrival(tmp_path: Path) -> None:
     async with Mesh(tmp_path) as mesh:
         identity = tmp_path / "identity"

@@ -285,6 +285,13 @@ SESSIONS = (
         "return False",
     ),
     _core(
+        "wait for a second link that hangs",
+        "roster",
+        "self._timers.set(address, entry.hangs_at)\n        return [",
+        "pass\n        return [",
+        "tests/protocol/test_core.py",
+    ),
+    _core(
         "close at anybody's word that we were superseded",
         "incarnation",
         "hmac.compare_digest(proof, self._prove(order))",
