@@ -308,6 +308,7 @@ SESSIONS = (
         "core",
         "        self._epoch += 1\n",
         "        self._epoch = 1\n",
+        "tests/protocol/test_peering.py",
         simulated=True,
     ),
     _core(
