@@ -283,10 +283,13 @@ class Stream:
         watcher = Sleeper(self._exchange.io)
         try:
             self._watchers.append(watcher)
-            while not condition():
-                if not watcher.sleep(deadline):
-                    return condition()
-            return True
+            is_late = False
+            while True:
+                if condition():
+                    return True
+                if is_late:
+                    return False
+                is_late = not watcher.sleep(deadline)
         finally:
             if watcher in self._watchers:
                 self._watchers.remove(watcher)

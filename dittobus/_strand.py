@@ -220,12 +220,12 @@ class Strand:
         _occupied.queues.append(self.event_queue)
         try:
             for _ in range(turns):
+                if callbacks and monotonic() >= until:
+                    break
                 taken = self._take()
                 if taken is None:
                     break
                 callbacks += self._deliver(*taken, until)
-                if monotonic() >= until:
-                    break
         finally:
             _occupied.queues.pop()
             self._rest()
@@ -300,7 +300,9 @@ class Strand:
         callbacks = 0
         more = True
         try:
-            while more and (not callbacks or monotonic() < until):
+            while True:
+                if not more or (callbacks and monotonic() >= until):
+                    break
                 more = entry.step(self, recipient)
                 callbacks += 1
         except BaseException:
@@ -328,7 +330,9 @@ class Strand:
     def _wait_until_rested(self, deadline: float | None, *, running: bool = False) -> None:
         """Wait until nothing is queued, or only until nothing is ``running``."""
         with self._lock:
-            while (self._thread is not None) if running else (self._scheduled and not self._sealed):
+            while True:
+                if self._thread is None if running else (self._sealed or not self._scheduled):
+                    return
                 left = None if deadline is None else deadline - monotonic()
                 if left is not None and left <= 0:
                     return

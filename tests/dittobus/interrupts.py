@@ -45,6 +45,7 @@ class Interruption:
     def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
         if frame.f_code.co_filename not in self._files:
             return None
+        frame.f_trace = self._step  # or Python 3.13 shows no opcodes
         frame.f_trace_opcodes = True
         return self._step
 
