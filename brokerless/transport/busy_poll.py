@@ -13,22 +13,26 @@ POLL_S = 300e-6
 """The loop stays awake so long after a datagram of ours, at most: an answer within it is worth waiting for,
 since to fall asleep, be woken and run with cold caches takes about as long."""
 
-EXCHANGES_MIN = 4
-"""So many answers in a row must have come within ``POLL_S`` of what was sent. One that does not come costs
-``POLL_S`` of one core once, so what is wasted is at most 75 us for each quick answer."""
+TRIES = 2
+"""So many in a row without an answer in that time, and it is left off. Beside bulk both sides have to be
+awake at once: with one try each mostly found the other asleep (on a busy machine 800 us in place of 130)."""
+
+PAUSE_MIN, PAUSE_MAX = 8, 64
+"""So many answers are then awaited asleep, twice as many each time until one comes quickly. So at most 300 us
+of one core are wasted for each quick answer, 75 for each other, and less than 10 where none is ever quick."""
 
 
 class BusyPoll:
     """Keeps a loop awake in the middle of a quick exchange, as Linux's ``busy_poll`` does for a socket.
 
-    Both sides of an exchange gain, each by its own looking. Measured by ``benchmarks/datagrams.py`` on two
-    cores: a round trip of 16 bytes takes 67 us with it and 275 us without; a plain asyncio echo takes 103.
-    Traffic in one direction, or at the pace of a game's ticks, never makes it poll.
+    Both sides of an exchange gain, each by its own looking: a round trip of 16 bytes takes a quarter of the
+    time (67 us, 275 without), and beside a stream at full speed an eighth, since several fit between two
+    turns of the stream if nobody falls asleep. Who only sends, or only receives, stays asleep.
 
     Inputs: ``sent``, ``arrived``. Commands: ``close``.
     """
 
-    __slots__ = ("_call_soon", "_clock", "_is_polling", "_quick", "_sent_at")
+    __slots__ = ("_call_soon", "_clock", "_is_polling", "_next_pause", "_pause", "_sent_at", "_vain")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.perf_counter
@@ -36,13 +40,16 @@ class BusyPoll:
         self._call_soon = loop.call_soon
         self._clock = clock
         self._is_polling = False
-        self._quick = 0  # answers in a row
-        self._sent_at: float | None = None  # the last of ours, if nothing has come since
+        self._pause = self._next_pause = PAUSE_MIN  # answers to be awaited asleep
+        self._vain = 0  # tries in a row
+        self._sent_at: float | None = None  # the first of ours since something came, or was given up
 
     def sent(self) -> None:
         """A datagram of ours has gone out."""
+        if self._sent_at is not None:
+            return
         self._sent_at = self._clock()
-        if self._quick >= EXCHANGES_MIN and not self._is_polling:
+        if not self._pause and not self._is_polling:
             self._is_polling = True
             self._call_soon(self._poll)
 
@@ -50,7 +57,10 @@ class BusyPoll:
         """Something came in."""
         if self._sent_at is None:
             return
-        self._quick = self._quick + 1 if self._clock() - self._sent_at < POLL_S else 0
+        if self._pause:
+            self._pause -= 1
+        else:
+            self._tried(answered=self._clock() - self._sent_at < POLL_S)
         self._sent_at = None
 
     def close(self) -> None:
@@ -63,5 +73,15 @@ class BusyPoll:
             if self._clock() - self._sent_at < POLL_S:
                 self._call_soon(self._poll)
                 return
-            self._quick = 0
+            self._tried(answered=False)
+            self._sent_at = None
         self._is_polling = False
+
+    def _tried(self, *, answered: bool) -> None:
+        if answered:
+            self._vain, self._next_pause = 0, PAUSE_MIN
+            return
+        self._vain += 1
+        if self._vain == TRIES:
+            self._vain, self._pause = 0, self._next_pause
+            self._next_pause = min(2 * self._next_pause, PAUSE_MAX)

@@ -104,7 +104,7 @@ async def test_datagrams_go_both_ways_and_say_where_they_come_from(host: str) ->
 async def test_a_quick_exchange_keeps_the_loop_awake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(busy_poll, "POLL_S", 10.0)  # however slow this machine is
     with opened() as one, opened() as other:
-        for count in range(1, busy_poll.EXCHANGES_MIN + 1):
+        for count in range(1, busy_poll.PAUSE_MIN + 1):
             assert one.udp.send(other.places[0], b"a question")
             await other.sink.wait("datagram", count=count)
             assert other.udp.send(one.places[0], b"an answer")
