@@ -342,6 +342,38 @@ def test_what_has_come_of_it_stays_granted(host: End, owner: Owner) -> None:
     assert host.reserved == window.window - WINDOW
 
 
+def test_what_the_window_sufficed_for_is_given_back_too(host: End, owner: Owner) -> None:
+    window = owner.window
+    window.arrive(100)
+    window.consume(100)
+    window.blocked(WINDOW + 100)
+    assert window.regrant() == WINDOW + 100
+    assert window.take_back() == WINDOW + 100  # no less than a window
+    assert host.reserved == 0
+
+
+def test_what_still_lies_unconsumed_stays_reserved(host: End, owner: Owner) -> None:
+    window = owner.window
+    window.blocked(10_000)
+    window.regrant()
+    window.arrive(10_000)
+    window.landed()
+    assert host.reserve(SMALL.peer_memory_bytes_max - host.reserved)
+    window.blocked(20_000)
+    window.regrant()
+    assert window.take_back() == 10_000
+    assert host.reserved == SMALL.peer_memory_bytes_max
+
+
+def test_nothing_is_given_back_that_was_not_asked_for(owner: Owner) -> None:
+    with pytest.raises(RemoteProtocolError, match="stream 2: gives back nothing"):
+        owner.window.take_back()
+    owner.window.blocked(WINDOW)
+    owner.window.arrive(WINDOW)
+    with pytest.raises(RemoteProtocolError, match="gives back nothing"):
+        owner.window.take_back()
+
+
 def test_a_place_in_the_queue_is_given_up_with_the_message(host: End, owner: Owner) -> None:
     assert host.reserve(SMALL.peer_memory_bytes_max)
     owner.window.blocked(10_000)
