@@ -159,7 +159,7 @@ class Account:
             self.limit = max(limit, self.limit)
         elif limit == 0:
             self.gives_back = False
-            self.valid_from = index
+            self.valid_from = index + 1
         self.heard = max(self.heard, index + 1)
         return True
 
