@@ -204,6 +204,14 @@ def test_a_fresh_flight_takes_the_least_that_is_always_allowed() -> None:
     assert not under_way.is_full
 
 
+def test_twice_what_is_configured_is_too_much_for_control_frames_too() -> None:
+    under_way = flight(bytes_max=1000)
+    under_way.add(bytes(1999), (), 0.0)
+    assert not under_way.is_overfull
+    under_way.add(bytes(1), (), 0.0)
+    assert under_way.is_overfull
+
+
 def test_what_is_configured_bounds_even_that() -> None:
     under_way = flight(bytes_max=1000)
     assert under_way.limit == 1000

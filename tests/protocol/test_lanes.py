@@ -284,16 +284,6 @@ def test_a_flood_of_offers_is_turned_down() -> None:
     assert len(far.offered) == 4 + 3
 
 
-def test_who_asks_on_and_takes_no_answer_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brokerless.protocol.schedule.CONTROL_FRAMES_MAX", 100)
-    far = Talk(Limits(offers_max=1)).far
-    opens = [packet(wire.Open(2 * number, 0, "", b"", 0), number=number) for number in range(1, 103)]
-    for one in opens[:-1]:
-        far.session.receive(1, one, 30, 100.0)
-    with pytest.raises(RemoteProtocolError, match="asks for more than it takes"):
-        far.session.receive(1, opens[-1], 30, 100.0)
-
-
 def said_by(side: Side) -> list[Any]:
     said: list[Any] = []
     while (data := side.session.next_packet(1, 100.0)) is not None:
