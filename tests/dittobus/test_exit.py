@@ -218,8 +218,9 @@ arguments["io_thread"] = {io_thread}"""
         + """
 async def main():
     async with aio.Bus("near", **arguments) as near, aio.Bus("far", **arguments) as far:
-        far.on_stream("x", lambda stream, peer: kept.append(stream))
-        stream = await near.open_stream(await near.wait_for_peer("far"), name="x")
+        opening = asyncio.create_task(near.open_stream(await near.wait_for_peer("far")))
+        theirs = await (await anext(far.offers())).accept()
+        stream = await opening
         pid = os.fork()
         if pid == 0:
             refused = 0
@@ -247,10 +248,9 @@ async def main():
                 os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         await stream.send(b"hello")
-        assert await kept[0].receive() == b"hello"
+        assert await theirs.receive() == b"hello"
         await stream.close()
-        await kept[0].close()
-kept = []
+        await theirs.close()
 asyncio.run(main())
 ended = time.monotonic()
 """
