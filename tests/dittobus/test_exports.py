@@ -49,4 +49,4 @@ def test_both_faces_take_the_same_arguments() -> None:
     common = [name for name in of_aio if name != "io_thread"]  # the other face always has one
     assert list(of_bus) == [*common, "delegate", "delegate_event_queue"]
     assert all(of_bus[name].default == of_aio[name].default for name in common)
-    assert all(f"        {name}: " in (dittobus.DittoBus.__doc__ or "") for name in of_bus)
+    assert all(f"\n    {name}: " in (inspect.getdoc(dittobus.DittoBus) or "") for name in of_bus)
