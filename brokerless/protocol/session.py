@@ -100,6 +100,7 @@ class Session:
         self.nonce = nonce
         self.limits = limits
         self.emit = emit
+        self.touch = touch
         self.state = SessionState.FRESH
         self.their_nonce: Nonce | None = None
         self.received = 0
@@ -115,7 +116,6 @@ class Session:
         self.links_to_cut: list[tuple[int, str]] = []
         self.dropped: dict[DropCause, int] = {}
         self._wake = wake
-        self._touch = touch
         self._hear = hear
         self._links: dict[int, _SessionLink] = {}
         self._held: deque[tuple[int, wire.Packet, int]] = deque()
@@ -375,10 +375,6 @@ class Session:
     def pass_on(self, frame: wire.Met) -> None:
         """Tell the peer of another one, in a numbered frame: it arrives once, and in order."""
         self._schedule.control(wire.encode_control(frame))
-
-    def touch(self) -> None:
-        """Look at ``next_deadline`` again."""
-        self._touch()
 
     def _urgent(self, link: int, frame: wire.Control) -> None:
         state = self._links.get(link)
