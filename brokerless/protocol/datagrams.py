@@ -187,7 +187,8 @@ class Datagrams:
 
     @property
     def _highest(self) -> int:
-        return self._highest_before + sum(one.window.highest for one in self._inbound.values())
+        highest = self._highest_before + sum(one.window.highest for one in self._inbound.values())
+        return min(highest, wire.U64_MAX)  # counters are the peer's, and may be anything
 
     @property
     def loss(self) -> float | None:

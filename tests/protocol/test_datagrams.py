@@ -352,6 +352,18 @@ def test_a_probe_is_answered_both_ways_and_no_answer_is_larger_than_what_asked()
     assert told == wire.Probed(told.token, 1, 1)
 
 
+def test_counters_at_their_end_under_two_keys_do_not_break_the_answer() -> None:
+    ends = DatagramEnds()
+    for token in (1, 2):
+        info = ends.far.info()
+        sealer = Sealer(info.datagram_index, ends.far.port.make_cipher(info.datagram_key))
+        sealer.counter = wire.U64_MAX - 1
+        ends.far.take(frame_udp(sealer.seal(encode_probe(token, 0))), ELSEWHERE)
+    assert ends.far.told == [wire.Probed(1, 1, wire.U64_MAX), wire.Probed(2, 2, wire.U64_MAX)]
+    items = [opened(ends.near, one) for place, one in ends.far.port.udp if place == ELSEWHERE]
+    assert [item.highest for item in items if isinstance(item, Answer)] == [wire.U64_MAX] * 2
+
+
 def test_an_answer_on_the_link_proves_as_much_and_measures_nothing() -> None:
     ends = DatagramEnds()
     ends.near.datagrams.expire(ends.now)
