@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from brokerless import BusError, PeerState
+from brokerless import BusError, PeerLeft
 from brokerless.protocol.budget import Budget
 from dittobus import DittoBus, DittoBusDelegate, DittoBusStreamDelegate, aio, blocking
 from tests.census import SPARE, census, grown
@@ -157,11 +157,11 @@ def test_buses_that_come_and_go(mesh: dict[str, Any], kind: Any) -> None:
 
         def visit(count: int) -> None:
             for number in range(count):
+                changes = host.peer_changes()
                 with kind(f"guest {number}", **mesh) as guest:
                     host.wait_for_peer(guest.address)
-                changes = host.peer_changes()
-                while any(peer.state is not PeerState.KNOWN for peer in host.peers):
-                    next(changes)
+                while not isinstance(next(changes), PeerLeft):
+                    pass
 
         visit(2)
         before = census()
@@ -175,11 +175,11 @@ async def test_asyncio_buses_that_come_and_go(mesh: dict[str, Any]) -> None:
 
         async def visit(count: int) -> None:
             for number in range(count):
+                changes = host.peer_changes()
                 async with aio.Bus(f"guest {number}", **mesh) as guest:
                     await host.wait_for_peer(guest.address)
-                changes = host.peer_changes()
-                while any(peer.state is not PeerState.KNOWN for peer in host.peers):
-                    await anext(changes)
+                while not isinstance(await anext(changes), PeerLeft):
+                    pass
 
         await visit(2)
         before = census()
