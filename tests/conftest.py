@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,14 @@ def allow_no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     return lambda: monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+@pytest.fixture
+def heed_hangup() -> Iterator[None]:
+    """Let SIGHUP do what it does, here and in children, though the tests were started by ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest_asyncio.fixture

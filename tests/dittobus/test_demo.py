@@ -103,6 +103,7 @@ def test_nothing_is_left_when_the_demo_is_killed(directory: Path) -> None:
 
 @needs_pidfd
 @pytest.mark.timeout(RUN_S)
+@pytest.mark.usefixtures("heed_hangup")
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_nothing_is_left_when_the_demo_is_interrupted(directory: Path, signal_number: signal.Signals) -> None:
     with running_demo(directory) as (demo, child):

@@ -25,6 +25,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before[0])
 
 
+@pytest.mark.usefixtures("heed_hangup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cancels_what_runs(number: signal.Signals) -> None:
     unwound = []
