@@ -40,6 +40,14 @@ def settles(before: Counter[str]) -> None:
         assert time.monotonic() < deadline, f"more than before: {more}"
 
 
+async def settles_meanwhile(before: Counter[str]) -> None:
+    """The same, while the loop of this thread goes on."""
+    deadline = time.monotonic() + WAIT_S
+    while more := grown(before):
+        assert time.monotonic() < deadline, f"more than before: {more}"
+        await asyncio.sleep(0.01)
+
+
 def test_a_leak_would_be_seen() -> None:
     before = census()
     kept = [Budget(1) for _ in range(SPARE + 1)]
@@ -121,10 +129,7 @@ async def test_asyncio_streams(mesh: dict[str, Any]) -> None:
         await play(WARM_UP)
         before = census()
         await play(STREAMS)
-        deadline = time.monotonic() + WAIT_S
-        while more := grown(before):
-            assert time.monotonic() < deadline, f"more than before: {more}"
-            await asyncio.sleep(0.01)
+        await settles_meanwhile(before)
 
 
 def test_blocking_streams(mesh: dict[str, Any]) -> None:
@@ -184,7 +189,4 @@ async def test_asyncio_buses_that_come_and_go(mesh: dict[str, Any]) -> None:
         await visit(2)
         before = census()
         await visit(VISITS)
-        deadline = time.monotonic() + WAIT_S
-        while more := grown(before):
-            assert time.monotonic() < deadline, f"more than before: {more}"
-            await asyncio.sleep(0.01)
+        await settles_meanwhile(before)

@@ -53,14 +53,14 @@ def listen(
 async def _listen(options: BusOptions, echo: bool, raw: bool, count: int, as_json: bool) -> int:
     metadata = echoing.METADATA if echo else b""
     async with options.listening(metadata=metadata) as bus:
-        if echo:
+        names = Names()
+        others = [names.follow(bus)]
+        if echo:  # beside bindings, other names are refused anyway
             bus.on_stream(echoing.STREAM, echoing.answer)
             bus.on_stream(statistics.STREAM, statistics.answers(bus))
-        names = Names()
-        refusing = (
-            () if echo else (offers.refuse(offers.other_offers(bus), ONLY_MESSAGES),)
-        )  # beside a binding, other names are refused anyway
-        await beside(_print(bus, names, raw, count, as_json), names.follow(bus), *refusing)
+        else:
+            others.append(offers.refuse(offers.other_offers(bus), ONLY_MESSAGES))
+        await beside(_print(bus, names, raw, count, as_json), *others)
     return exits.OK
 
 
