@@ -149,11 +149,12 @@ def test_a_close_drains_no_longer_than_its_timeout(ends: Ends) -> None:
     ours, theirs = ends
     sent = send_numbers(ours, 10)
     assert [get(theirs.receive()) for _ in range(3)] == sent[:3]
+    until(lambda: theirs.stats().messages_received == 10)
     consumed = close_told(ours, 0.05)
     assert consumed is not None
     assert consumed <= 3  # as far as it was told in time
-    assert isinstance(drain(theirs), EndOfStream)  # all had arrived
-    assert isinstance(error_of(theirs.send(b"later")), CLOSED)
+    assert isinstance(drain(theirs), EndOfStream | StreamClosed)  # EndOfStream: that too left in time
+    until(lambda: isinstance(error_of(theirs.send(b"later")), CLOSED))  # the reset may come after that end
 
 
 def test_who_is_cut_off_in_the_middle_can_tell(ends: Ends) -> None:
