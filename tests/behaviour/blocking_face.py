@@ -18,6 +18,7 @@ from tests.behaviour.face import (
     get,
     in_thread,
     then,
+    until,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class Stream(AnyStream):
         return done(self.stream.finish)
 
     def close(self, timeout: float | None = 5.0) -> Future[None]:
-        return in_thread(lambda: self.stream.close(timeout))
+        closing = in_thread(lambda: self.stream.close(timeout))
+        until(lambda: self.stream._watchers or closing.done())  # the thread has got so far that it waits
+        return closing
 
     def abort(self, code: int = 0, reason: str = "") -> Future[None]:
         return done(lambda: self.stream.abort(code, reason))

@@ -176,13 +176,13 @@ def test_who_does_not_read_stays_alive(make_bus: MakeBus) -> None:
         stream_window_initial_bytes=WINDOW,
         stream_window_bytes=WINDOW_MAX,
         send_queue_bytes_max=QUEUE,
-        liveness_s=0.4,
+        liveness_s=1.0,
     )
     near, far = introduce(make_bus("near", limits=limits), make_bus("far", limits=limits))
     ours, theirs = connect(near, far)
     accepted = fill(ours, theirs, 1000)
     presence = near.presence()
-    waiting = [near.wait_for_peer("nobody", timeout=1.0), far.wait_for_peer("nobody", timeout=1.0)]
+    waiting = [near.wait_for_peer("nobody", timeout=2.5), far.wait_for_peer("nobody", timeout=2.5)]
     assert all(isinstance(error_of(outcome), TimeoutError) for outcome in waiting)  # 2.5 liveness limits
     assert presence.lost == []
     presence.wait_until(lambda presence: presence.here[far.address].state is PeerState.ALIVE)

@@ -108,7 +108,7 @@ def test_who_has_finished_still_closes_with_the_truth(ends: Ends) -> None:
 def test_closing_drains_what_was_sent(ends: Ends) -> None:
     ours, theirs = ends
     sent = send_numbers(ours, 1000)
-    closing = ours.close()
+    closing = ours.close(timeout=None)
     assert theirs.receive_all() == sent
     get(closing)
     assert close_told(theirs) is None
@@ -303,7 +303,7 @@ def test_closing_the_bus_drains_and_ends_everything_once(pair: Pair) -> None:
     receiving = ours.receive()
     taking, offering = near.take_message(), near.take_offer()
     sent = send_numbers(ours, 100)
-    closing = [near.close(), near.close()]
+    closing = [near.close(timeout=None), near.close(timeout=None)]
     assert theirs.receive_all() == sent
     assert [get(outcome) for outcome in closing] == [True, True]
     assert isinstance(error_of(receiving), BusError)

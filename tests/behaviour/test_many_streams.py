@@ -29,7 +29,7 @@ async def test_two_thousand_streams_carry_what_is_theirs(mesh: dict[str, Any]) -
         await near.wait_for_peer(far.address)
         await far.wait_for_peer(near.address)
         opened, accepted = await asyncio.gather(open_all(near, far.address), accept_all(far))
-        assert near.stats().links == 1
+        assert near.stats().links <= 2  # where both dialled, one of two goes
         assert len({stream.id for stream in opened}) == len({stream.id for stream in accepted}) == COUNT
         theirs = {stream.metadata: stream for stream in accepted}
         await asyncio.gather(
@@ -40,7 +40,9 @@ async def test_two_thousand_streams_carry_what_is_theirs(mesh: dict[str, Any]) -
 
 async def open_all(bus: Bus, to: Address) -> list[Stream]:
     """All at once, though far fewer may wait for acceptance."""
-    return await asyncio.gather(*(bus.open_stream(to, metadata=b"%d" % number) for number in range(COUNT)))
+    return await asyncio.gather(
+        *(bus.open_stream(to, metadata=b"%d" % number, timeout=None) for number in range(COUNT))
+    )
 
 
 async def accept_all(bus: Bus) -> list[Stream]:
@@ -52,11 +54,11 @@ async def ask(number: int, stream: Stream) -> None:
     await stream.send(message(number, b"question"))
     await stream.finish()
     assert [answer async for answer in stream] == [message(number, b"answer")]
-    await stream.close()
+    await stream.close(timeout=None)
 
 
 async def answer(number: int, stream: Stream) -> None:
     await stream.send(message(number, b"answer"))
     await stream.finish()
     assert [question async for question in stream] == [message(number, b"question")]
-    await stream.close()
+    await stream.close(timeout=None)

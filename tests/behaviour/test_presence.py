@@ -191,7 +191,7 @@ def test_a_peer_that_is_gone_is_absent_and_may_come_back(make_bus: MakeBus) -> N
 def test_who_is_silent_is_suspect_and_then_lost_with_all_its_streams(
     proxies: Proxies, make_bus: MakeBus
 ) -> None:
-    limits = Limits(liveness_s=1.0)
+    limits = Limits(liveness_s=2.0)
     near, far = introduce(*(proxies.bus(make_bus, name, limits=limits) for name in ("near", "far")))
     ours, _ = connect(near, far)
     presence = near.presence()

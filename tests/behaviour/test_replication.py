@@ -138,11 +138,11 @@ class Link(DittoBusStreamDelegate):
     def stream_did_receive_message(self, stream: DittoBusStream, message: bytes) -> None:
         kind, content = json.loads(message)
         if kind == "have":
-            self._send_edits(self._replica.documents.lacking(content))
+            self._replica.answer(self, content)
         else:
             self._replica.take(self, [tuple(edit) for edit in content])
 
-    def _send_edits(self, edits: list[Edit]) -> None:
+    def post_edits(self, edits: list[Edit]) -> None:
         for start in range(0, len(edits), EDITS_PER_MESSAGE):
             self.post("edits", edits[start : start + EDITS_PER_MESSAGE])
 
@@ -152,7 +152,10 @@ class Link(DittoBusStreamDelegate):
 
 
 class Replica(DittoBusDelegate):
-    """One peer: its documents, its bus, and its links with everybody it sees."""
+    """One peer: its documents, its bus, and its links with everybody it sees.
+
+    What is news goes to the links before anything newer can: an edit that overtook another would be refused.
+    """
 
     def __init__(self, documents: Documents, start_bus: Callable[[Replica], DittoBus]) -> None:
         self.documents = documents
@@ -165,22 +168,31 @@ class Replica(DittoBusDelegate):
 
     def edit(self, document: str, field: str, value: str) -> None:
         """Change a field here, and tell everybody."""
-        self._spread([self.documents.edit(document, field, value)], None)
+        with self._lock:
+            self._spread([self.documents.edit(document, field, value)], None)
 
     def take(self, source: Link, edits: list[Edit]) -> None:
         """Take in what came by a link, and pass on what was news."""
-        self._spread(self.documents.apply(edits), source)
+        with self._lock:
+            self._spread(self.documents.apply(edits), source)
+
+    def answer(self, link: Link, versions: dict[str, int]) -> None:
+        """Send by a link what somebody who has these versions does not have."""
+        with self._lock:
+            link.post_edits(self.documents.lacking(versions))
 
     def _spread(self, edits: list[Edit], source: Link | None) -> None:
-        with self._lock:
-            others = [link for link in self.links.values() if link is not source]
-        if edits:
-            for link in others:
+        for link in self.links.values():
+            if edits and link is not source:
                 link.post("edits", edits)
 
     def wait_for_links(self, count: int) -> None:
         with self._lock:
             assert self._lock.wait_for(lambda: len(self.links) == count, WAIT_S), self.links
+
+    def wait_for_losses(self, losses: list[LossReason]) -> None:
+        with self._lock:
+            assert self._lock.wait_for(lambda: self.losses == losses, WAIT_S), self.losses
 
     def close(self) -> None:
         self.bus.close()
@@ -190,10 +202,11 @@ class Replica(DittoBusDelegate):
     # What the bus tells
 
     def bus_did_update_peers(self, bus: DittoBus, peers: Peers) -> None:
-        self.losses += [change.reason for change in peers.lost]
-        for change in peers.lost:
-            with self._lock:
-                link = self.links.get(change.peer.address)
+        with self._lock:
+            self.losses += [change.reason for change in peers.lost]
+            self._lock.notify_all()
+            links = [self.links.get(change.peer.address) for change in peers.lost]
+        for link in links:
             if link is not None:
                 link.end()
         for peer in peers:
@@ -321,7 +334,7 @@ def test_the_others_go_on_when_one_leaves_and_it_catches_up_when_it_is_back(
     cid.close()
     for replica in (ann, ben):
         replica.wait_for_links(1)
-        assert replica.losses == [LossReason.LEFT]
+        replica.wait_for_losses([LossReason.LEFT])
     edit_all([ann, ben], 50, "without cid")
     cid.documents.edit("document 0", "field 0", "all alone")
     all_converge([ann, ben])

@@ -9,7 +9,6 @@ import pytest
 
 from brokerless import (
     Address,
-    BusClosed,
     BusError,
     ConfigError,
     DeliveryUnknown,
@@ -21,7 +20,7 @@ from brokerless import (
     UnknownPeer,
 )
 from tests.behaviour.conftest import connect, introduce
-from tests.behaviour.face import AnyBus, error_of, get
+from tests.behaviour.face import AnyBus, error_of, get, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,7 +138,8 @@ def test_no_time_at_all_is_over_at_once(pair: Pair) -> None:
 def test_what_has_left_and_was_not_acknowledged_in_time_is_unknown(line: Line) -> None:
     near, far, proxies = line
     proxies.freeze()
-    error = error_of(near.send(b"perhaps", far.address, timeout=0.05))
+    while isinstance(error := error_of(near.send(b"perhaps", far.address, timeout=0.05)), SendTimeout):
+        pass  # that one had not left, so it does not arrive
     assert isinstance(error, DeliveryUnknown)
     assert error.peer == far.address
     assert far.address.short in str(error)
@@ -152,7 +152,7 @@ def test_what_has_left_and_was_not_acknowledged_in_time_is_unknown(line: Line) -
 def test_what_was_not_acknowledged_before_the_peer_was_lost_is_unknown(
     proxies: Proxies, make_bus: MakeBus
 ) -> None:
-    limits = Limits(liveness_s=0.3)
+    limits = Limits(liveness_s=1.0)
     near, far = introduce(*(proxies.bus(make_bus, name, limits=limits) for name in ("near", "far")))
     ours, _ = connect(near, far)
     proxies.off()
@@ -161,7 +161,7 @@ def test_what_was_not_acknowledged_before_the_peer_was_lost_is_unknown(
     lost = error.__cause__ if isinstance(error, DeliveryUnknown) else error
     assert isinstance(lost, PeerLost)
     assert lost.reason == "silent"
-    assert lost.silent_s >= 0.3
+    assert lost.silent_s >= 1.0
     assert isinstance(error_of(ours.receive()), PeerLost)
     assert isinstance(error_of(near.send(b"no", far.address)), PeerLost | UnknownPeer)
 
@@ -170,10 +170,9 @@ def test_what_was_not_acknowledged_before_the_bus_was_closed_is_unknown(line: Li
     near, far, proxies = line
     proxies.freeze()
     sending = near.send(b"perhaps", far.address)
-    near.stats()  # a turn of its loop
+    until(lambda: near.stats().traffic.messages_sent == 1)
     assert get(near.close(timeout=0.05)) is False
-    error = error_of(sending)
-    assert isinstance(error, DeliveryUnknown | BusClosed)
+    assert isinstance(error_of(sending), DeliveryUnknown)
     proxies.thaw()
 
 

@@ -96,10 +96,12 @@ def test_a_conversation_is_counted(make_bus: MakeBus) -> None:
     for _ in range(10):
         get(theirs.receive())
     until(lambda: hub.peer_stats(one.address).unacknowledged_bytes == 0)
+    until(lambda: hub.peer_stats(one.address).rtt_s is not None)
+    until(lambda: hub.peer_stats(one.address).links == 1)
     stats = hub.peer_stats(one.address)
     assert stats.bytes_sent > 10_000 > stats.bytes_received > 0
-    assert (stats.links, stats.links_lost, stats.streams_open) == (1, 0, 1)
-    assert stats.rtt_s is not None
+    assert stats.streams_open == 1
+    assert stats.links_lost <= 1  # where both dialled, one was too many
     peer = hub.peer(two.address)
     assert peer is not None
     assert hub.peer_stats(peer).bytes_sent < 10_000
@@ -111,10 +113,11 @@ def test_a_conversation_is_counted(make_bus: MakeBus) -> None:
 
 def test_datagrams_are_counted_at_both_ends(pair: Pair) -> None:
     near, far = pair
-    for _ in range(20):
+    sent = 0
+    while far.peer_stats(near.address).datagrams_received < 40:  # some may be lost
         get(near.send(bytes(3_000), far.address, Reliability.UNRELIABLE))
-    until(lambda: far.peer_stats(near.address).datagrams_received >= 40)
-    assert near.peer_stats(far.address).datagrams_sent >= 60
+        sent += 1
+    assert near.peer_stats(far.address).datagrams_sent >= 3 * sent
     until(lambda: near.peer_stats(far.address).datagram_rtt_s is not None)
     until(lambda: far.peer_stats(near.address).datagram_jitter_s is not None)
 

@@ -275,8 +275,13 @@ def overflow(send: Callable[[bytes], Outcome[Any]], receiver: AnyBus) -> int:
             sent += 1
         return receiver.stats().dropped.get(DropCause.RECEIVE_QUEUE_FULL, 0) >= 20
 
+    def have_come() -> bool:
+        stats = receiver.stats()
+        lost = [stats.dropped.get(cause, 0) for cause in (DropCause.LATE, DropCause.STALE)]
+        return stats.traffic.messages_received + sum(lost) >= sent
+
     until(is_dropping)
-    until(lambda: receiver.stats().traffic.messages_received >= sent)  # none is on its way any more
+    until(have_come)  # none is on its way any more
     return sent
 
 
