@@ -18,6 +18,7 @@ from brokerless import (
     StreamFinished,
     StreamReset,
 )
+from brokerless.protocol.credit import MESSAGE_COST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,18 +49,18 @@ async def spin() -> None:
         await asyncio.sleep(0)
 
 
-async def fill(stream: Stream) -> int:
-    """Send until there is no room, and none comes; return the last number."""
+async def fill(stream: Stream, other: Stream) -> int:
+    """Send until there is no room, and none comes while nobody reads there; return the last number."""
+    cost = 10_000 + MESSAGE_COST_BYTES
     number = 0
-    refused = 0
-    while refused < 20:
+    while True:
         try:
             number = stream.send_nowait(bytes(10_000))
-            refused = 0
         except SendQueueFull:
-            refused += 1
-            await asyncio.sleep(0.001)  # nothing tells that no room will come
-    return number
+            ours, theirs = stream.stats(), other.stats()
+            if ours.messages_sent == theirs.messages_received and ours.send_credit_bytes < cost:
+                return number
+            await asyncio.sleep(0)
 
 
 # Sending and receiving
@@ -113,7 +114,7 @@ async def test_arguments_are_checked(ends: Ends) -> None:
 
 async def test_a_sender_waits_for_the_receiving_application(ends: Ends) -> None:
     ours, theirs = ends
-    last = await fill(ours)
+    last = await fill(ours, theirs)
     assert ours.stats().send_queue_bytes <= Limits().send_queue_bytes_max
     waiting = [asyncio.create_task(ours.send(b"%d" % number * 10_000)) for number in range(3)]
     await spin()
@@ -127,7 +128,7 @@ async def test_a_sender_waits_for_the_receiving_application(ends: Ends) -> None:
 
 async def test_a_cancelled_send_has_sent_nothing(ends: Ends) -> None:
     ours, theirs = ends
-    last = await fill(ours)
+    last = await fill(ours, theirs)
     first, second, third = (asyncio.create_task(ours.send(bytes([number]) * 10_000)) for number in range(3))
     await spin()
     second.cancel()
@@ -271,7 +272,7 @@ async def test_an_end_wakes_those_who_wait(ends: Ends) -> None:
 
 async def test_an_abort_resets(ends: Ends) -> None:
     ours, theirs = ends
-    await fill(ours)
+    await fill(ours, theirs)
     sending = [asyncio.create_task(ours.send(b"x" * 10_000)) for _ in range(3)]
     await spin()
     theirs.abort(7, "enough")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio
 
-LIVENESS_S = 0.5
+LIVENESS_S = 1.0
 PROCESS_S = 15.0
 """How long a process may take on a busy machine before it counts as hanging."""
 

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio
 
+RESEND_S = 3.0
+"""Whoever got nothing by then is sent the same again: seldom, since what was only late then comes twice."""
+
 
 @pytest.fixture(params=[False, True], ids=["in the loop", "in a thread"])
 def io_thread(request: pytest.FixtureRequest) -> bool:
@@ -70,7 +73,7 @@ async def pass_on(sender: Stream, receiver: Stream, data: bytes) -> None:
         while True:
             await sender.send(data)
             try:
-                async with asyncio.timeout(0.5):
+                async with asyncio.timeout(RESEND_S):
                     while await receiver.receive() != data:
                         pass
                 return
