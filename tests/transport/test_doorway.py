@@ -54,6 +54,13 @@ async def ended(reader: asyncio.StreamReader) -> None:
             pass
 
 
+async def stand(door: Door, count: int) -> None:
+    """Wait until it is seen that so many stand there."""
+    async for _ in turns():
+        if len(door.doorway) == count:
+            break
+
+
 async def test_the_oldest_goes_first(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     door = Door(context, 2)
     standing = [await door.connect() for _ in range(2)]
@@ -70,10 +77,9 @@ async def test_the_oldest_goes_first(context: zmq.Context[zmq.Socket[bytes]]) ->
 async def test_whoever_leaves_makes_room(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     door = Door(context, 2)
     (stays, staying), (_, leaving) = await door.connect(), await door.connect()
+    await stand(door, 2)
     leaving.close()
-    async for _ in turns():
-        if len(door.doorway) == 1:
-            break
+    await stand(door, 1)
     _, comes = await door.connect()
     assert not stays.at_eof()
     for writer in (staying, comes):
@@ -86,9 +92,7 @@ async def test_with_descriptors_exhausted_newcomers_are_let_in_to_be_hung_up_on(
 ) -> None:
     door = Door(context, 10)
     first, writing = await door.connect()
-    async for _ in turns():
-        if len(door.doorway) == 1:
-            break
+    await stand(door, 1)
     door.doorway._changed(zmq.EVENT_ACCEPT_FAILED, errno.ECONNABORTED)
     assert not door.doorway._reserve.spent
     door.doorway._changed(zmq.EVENT_ACCEPT_FAILED, errno.EMFILE)

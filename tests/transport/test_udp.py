@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import select
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from brokerless.errors import PortInUse, StartError
 from brokerless.protocol.paths import UdpPlace
 from brokerless.transport import busy_poll, udp
 from brokerless.transport.udp import UdpSockets
-from tests.transport.support import Recorder, collect_failures
+from tests.transport.support import PATIENCE_S, Recorder, collect_failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +56,11 @@ def bare(host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, UdpPlace]]:
         plain.bind((host, 0))
         plain.settimeout(10)
         yield plain, UdpPlace(*plain.getsockname()[:2])
+
+
+def await_data(readable: socket.socket) -> None:
+    """Wait while the loop stands still; the kernel may be busy, too."""
+    assert select.select([readable], [], [], PATIENCE_S)[0]
 
 
 class Refusing:
@@ -217,10 +223,8 @@ class TestReceiving:
             for _ in range(10):
                 plain.sendto(b"x", node.places[0][:2])
             await node.sink.wait("datagram", count=10)
-            await node.sink.wait("turn", count=3)
-            assert [event[0] for event in node.sink.events] == [
-                *["datagram"] * 4, "turn", *["datagram"] * 4, "turn", *["datagram"] * 2, "turn"
-            ]  # fmt: skip
+            kinds = "".join(event[0][0] for event in node.sink.events)
+            assert 0 < max(map(len, kinds.split("t"))) <= 4
 
     async def test_a_longer_datagram_than_any_of_ours_shows_by_its_length(self) -> None:
         with opened() as node, bare() as (plain, _):
@@ -229,10 +233,8 @@ class TestReceiving:
 
     async def test_an_unreachable_port_does_not_stop_it(self) -> None:
         with opened() as node, bare() as (plain, _):
-            with bare() as (_, gone):
-                pass
             for _ in range(20):
-                assert node.udp.send(gone, b"anybody?")
+                assert node.udp.send(UdpPlace("127.0.0.1", 1), b"anybody?")
                 plain.sendto(b"still here", node.places[0][:2])
             await node.sink.wait("datagram", count=20)
 
@@ -242,6 +244,7 @@ class TestReceiving:
             errors = [ConnectionResetError(10054, "reset"), OSError(10040, "too long")] * 3
             refusing = Refusing(node.udp._bound[0].socket, *errors)
             plain.sendto(b"one", node.places[0][:2])
+            await_data(node.udp._bound[0].socket)
             node.udp._read(refusing, 0)  # type: ignore[arg-type]
             assert node.sink.events == [("datagram", place._replace(local=0), b"one"), ("turn",)]
 
@@ -266,6 +269,7 @@ class TestReceiving:
             node.sink.on_datagram = lambda _place, _data: node.udp.close()
             for _ in range(3):
                 plain.sendto(b"x", node.places[0][:2])
+            await_data(node.udp._bound[0].socket)
             node.udp._read(node.udp._bound[0].socket, 0)
             assert [event[0] for event in node.sink.events] == ["datagram"]
 
@@ -325,7 +329,7 @@ class TestSending:
     async def test_what_is_remembered_of_places_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(udp, "ROUTES_MAX", 3)
         with opened() as node:
-            for port in range(40_000, 40_010):
+            for port in range(1, 11):  # nobody's here
                 assert node.udp.send(UdpPlace("127.0.0.1", port), b"")
                 assert len(node.udp._routes) <= 3
 
