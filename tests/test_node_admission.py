@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -143,7 +142,7 @@ def raises(peer: Peer) -> bool:
 
 
 def ponders(released: threading.Event) -> Callable[[Peer], bool]:
-    return lambda peer: released.wait(10)
+    return lambda peer: released.wait()
 
 
 async def agrees(peer: Peer) -> bool:
@@ -198,8 +197,9 @@ async def test_admit_is_told_who_asks(tmp_path: Path) -> None:
         return True
 
     async with Mesh(tmp_path) as mesh:
-        host = await mesh.start("host", admit=admit)
-        guest = await mesh.start("guest", metadata=b"please")
+        host = await mesh.start("host", discovery=(), admit=admit)
+        ticket = host.node.ticket()
+        guest = await mesh.start("guest", discovery=(), metadata=b"please", peers=(ticket,))
         await host.joined(guest)
         [(peer, thread)] = asked
         assert (peer.address, peer.name, peer.metadata) == (guest.address, "guest", b"please")
@@ -252,9 +252,7 @@ async def test_an_admit_that_hangs_is_taken_for_a_no_and_holds_up_nothing(tmp_pa
             send_id = guest.send(b"let me in", host)
             assert await guest.done(send_id) is not None
             assert host.of(PeerJoined) == []
-            began = time.monotonic()
-            await host.node.close()
-            assert time.monotonic() - began < 3  # 1 s, and a noisy machine
+            await host.node.close()  # while it still ponders
     finally:
         released.set()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-import time
 from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +38,7 @@ KIB = 1024
 UNRELIABLE, SEQUENCED = Reliability.UNRELIABLE, Reliability.SEQUENCED
 ROUGH = Disturbance(loss=0.2, reordering=0.3, duplication=0.1)
 SWALLOW = Disturbance(loss=1)  # no black hole: that would hold PUSH up, too
+TICK_S = 0.02
 BATCH = 40
 """Datagrams at once, then an honest one that must arrive: no buffer overflows, none is still under way."""
 
@@ -104,11 +104,10 @@ def transmit(sender: Witness, receiver: Witness, data: bytes, kind: Reliability,
 
 
 async def fence(line_: Line, text: bytes) -> None:
-    """Send an unreliable message from the first to the second, which must have arrived."""
+    """Send an unreliable message from the first to the second, and wait until it has arrived."""
     before = len(line_.second.unreliable)
     transmit(line_.first, line_.second, text, UNRELIABLE)
-    await line_.second.until(lambda: len(line_.second.unreliable) > before)
-    assert line_.second.unreliable[-1].data == text
+    await line_.second.until(lambda: text in [one.data for one in line_.second.unreliable[before:]])
 
 
 def dropped(node: Witness) -> int:
@@ -156,8 +155,9 @@ async def test_in_bad_weather_nothing_comes_twice_or_goes_backwards(tmp_path: Pa
         line_.disturb(Disturbance())
         await fence(line_, b"300")
         lanes: dict[tuple[Reliability, object], list[int]] = defaultdict(list)
-        for message in second.unreliable[:-1]:
-            lanes[message.reliability, message.channel].append(int(message.data))
+        for message in second.unreliable:
+            if message.data != b"300":  # which what was held back on the way may follow
+                lanes[message.reliability, message.channel].append(int(message.data))
         for stream, messages in second.received.items():
             lanes[stream.reliability, stream.name].extend(map(int, messages))
         assert len(lanes) == 6
@@ -176,32 +176,28 @@ async def test_swallowed_udp_gives_way_to_push_and_serves_again_when_it_is_back(
     async with line(tmp_path) as line_:
         first, second = line_.first, line_.second
         loop = asyncio.get_running_loop()
-        sent_at: list[float] = []
+        ticks = 0  # the clock by which the limits of the promise are judged: it stands still with the loop
 
         def tick() -> None:
-            nonlocal timer
-            timer = loop.call_later(0.02, tick)
-            sent_at.append(time.monotonic())
-            transmit(first, second, b"%d" % (len(sent_at) - 1), UNRELIABLE)
+            nonlocal timer, ticks
+            timer = loop.call_later(TICK_S, tick)
+            ticks += 1
+            transmit(first, second, b"%d" % ticks, UNRELIABLE)
 
         timer = loop.call_later(0, tick)
         try:
             await second.until(lambda: len(second.unreliable) > 5)
             line_.disturb(SWALLOW)
-            blocked_at = time.monotonic()
-
-            def arrived_since() -> bool:
-                return bool(second.unreliable) and sent_at[int(second.unreliable[-1].data)] > blocked_at
-
-            await second.until(arrived_since)
-            print(f"by PUSH after {time.monotonic() - blocked_at:.2f} s")
-            assert time.monotonic() - blocked_at < 2.0
+            blocked_at = ticks
+            await second.until(lambda: int(second.unreliable[-1].data) > blocked_at)
+            print(f"by PUSH after {(ticks - blocked_at) * TICK_S:.2f} s")
+            assert (ticks - blocked_at) * TICK_S < 2.0
             await first.until(lambda: path(first, second) is DatagramPath.PUSH)
             line_.disturb(Disturbance())
-            back_at = time.monotonic()
+            back_at = ticks
             await first.until(lambda: path(first, second) is DatagramPath.UDP)
-            print(f"by UDP after {time.monotonic() - back_at:.2f} s")
-            assert time.monotonic() - back_at < 10.0
+            print(f"by UDP after {(ticks - back_at) * TICK_S:.2f} s")
+            assert (ticks - back_at) * TICK_S < 10.0
         finally:
             timer.cancel()
         numbers = [int(message.data) for message in second.unreliable]

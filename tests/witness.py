@@ -230,13 +230,25 @@ def files(directory: Path) -> list[Path]:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port that is ours to listen on, and the next: bound, so that nobody gets them, and not listening."""
+    """A port that is ours to listen on, and the next: bound, so that nobody gets them, and not listening.
+
+    Its namesake of UDP cannot be held for somebody else; when it begins, nobody has it.
+    """
     with ExitStack() as holders:
         port = 0
         while not port:
             port = _hold(holders, 0) or 0
-            port = port if _hold(holders, port + 1) else 0
+            port = port if _is_free_for_udp(port) and _hold(holders, port + 1) else 0
         yield port
+
+
+def _is_free_for_udp(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind((LOOPBACK[0], port))
+        except OSError:
+            return False
+        return True
 
 
 def _hold(holders: ExitStack, port: int) -> int | None:
