@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from brokerless.discovery import Beacon, Hint
     from brokerless.discovery.multicast import MulticastDns
 
-START_TIMEOUT_S = 2.0
-"""The sockets are opened at once, or something is wrong."""
+START_TIMEOUT_S = 10.0
+"""The sockets are opened at once, or something is wrong; but a machine that stood still for a moment must not
+cost this node its multicast for good."""
 
 _VERSION = b"v=1"
 _CHUNK_BYTES = 253
