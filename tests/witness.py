@@ -229,33 +229,41 @@ def files(directory: Path) -> list[Path]:
 
 
 @contextmanager
-def reserved_port() -> Iterator[int]:
+def reserved_port(*hosts: str) -> Iterator[int]:
     """A port that is ours to listen on, and the next: bound, so that nobody gets them, and not listening.
 
     Its namesake of UDP cannot be held for somebody else; when it begins, nobody has it.
     """
+    hosts = hosts or LOOPBACK
     with ExitStack() as holders:
         port = 0
         while not port:
-            port = _hold(holders, 0) or 0
-            port = port if _is_free_for_udp(port) and _hold(holders, port + 1) else 0
+            port = _hold(holders, hosts[0], 0) or 0
+            others = [(host, port) for host in hosts[1:]] + [(host, port + 1) for host in hosts]
+            is_ours = _is_free_for_udp(hosts, port) and all(_hold(holders, *place) for place in others)
+            port = port if is_ours else 0
         yield port
 
 
-def _is_free_for_udp(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
-        try:
-            trial.bind((LOOPBACK[0], port))
-        except OSError:
-            return False
-        return True
+def _is_free_for_udp(hosts: Sequence[str], port: int) -> bool:
+    for host in hosts:
+        with socket.socket(_family(host), socket.SOCK_DGRAM) as trial:
+            try:
+                trial.bind((host, port))
+            except OSError:
+                return False
+    return True
 
 
-def _hold(holders: ExitStack, port: int) -> int | None:
-    holder = holders.enter_context(socket.socket())
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _hold(holders: ExitStack, host: str, port: int) -> int | None:
+    holder = holders.enter_context(socket.socket(_family(host)))
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        holder.bind((LOOPBACK[0], port))
+        holder.bind((host, port))
     except (OSError, OverflowError):  # somebody has it, or there is none
         return None
     bound: int = holder.getsockname()[1]

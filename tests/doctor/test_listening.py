@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,9 +9,7 @@ from brokerless.doctor import listening
 from brokerless.doctor.findings import Finding, Verdict
 from brokerless.doctor.listening import examine_ports
 from brokerless.doctor.probe import Probe
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.witness import reserved_port
 
 pytestmark = pytest.mark.asyncio
 
@@ -23,26 +19,6 @@ LIMITS = Limits()
 
 async def examined(port: int = 0, hosts: tuple[str, ...] = (HOST,)) -> dict[str, Finding]:
     return {finding.name: finding for finding in await examine_ports(hosts, port, LIMITS)}
-
-
-@contextmanager
-def ports() -> Iterator[int]:
-    """The first of two neighbouring ports that nobody uses: they are tried, and let go of."""
-    for _ in range(100):
-        with ExitStack() as stack:
-            try:
-                kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-                first = [stack.enter_context(socket.socket(socket.AF_INET, kind)) for kind in kinds]
-                second = stack.enter_context(socket.socket())
-                first[0].bind((HOST, 0))
-                port = first[0].getsockname()[1]
-                first[1].bind((HOST, port))
-                second.bind((HOST, port + 1))
-            except OSError:
-                continue
-        yield port
-        return
-    raise AssertionError("no two neighbouring ports are free")
 
 
 async def test_any_port() -> None:
@@ -59,7 +35,7 @@ async def test_two_addresses() -> None:
 
 
 async def test_a_port_of_ones_choice() -> None:
-    with ports() as port:
+    with reserved_port() as port:
         found = await examined(port)
     assert {finding.verdict for finding in found.values()} == {Verdict.OK}
     assert {f"tcp {HOST}:{port}", f"udp {HOST}:{port}"} <= set(found)
@@ -77,7 +53,7 @@ async def test_a_port_that_is_taken() -> None:
 
 
 async def test_a_udp_port_that_is_taken() -> None:
-    with ports() as port, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+    with reserved_port() as port, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
         holder.bind((HOST, port))
         found = await examined(port)
     assert found[f"tcp {HOST}:{port}"].verdict is Verdict.OK
@@ -86,7 +62,7 @@ async def test_a_udp_port_that_is_taken() -> None:
 
 
 async def test_a_second_tcp_port_that_is_taken() -> None:
-    with ports() as port, socket.create_server((HOST, port + 1)):
+    with reserved_port() as port, socket.create_server((HOST, port + 1)):
         found = await examined(port)
     assert found["tcp port for datagrams"].verdict is Verdict.WARNING
     assert f"another process holds {port + 1}" in found["tcp port for datagrams"].text

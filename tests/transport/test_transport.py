@@ -35,6 +35,7 @@ from tests.transport.support import (
     running,
     turns,
 )
+from tests.witness import reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -535,24 +536,24 @@ class TestDatagrams:
             assert (await other.sink.wait("pushed"))[1:] == (one.address, b"by TCP")
 
     async def test_the_port_that_was_asked_for_and_the_next(self) -> None:
-        port = two_free_ports()
-        async with running("127.0.0.1", "::1", port=port) as node:
-            assert node.transport.udp_places == (f"127.0.0.1:{port}", f"[::1]:{port}")
-            assert node.transport.pull_places == (f"127.0.0.1:{port + 1}", f"[::1]:{port + 1}")
+        hosts = ("127.0.0.1", "::1")
+        with reserved_port(*hosts) as port:
+            async with running(*hosts, port=port) as node:
+                assert node.transport.udp_places == (f"127.0.0.1:{port}", f"[::1]:{port}")
+                assert node.transport.pull_places == (f"127.0.0.1:{port + 1}", f"[::1]:{port + 1}")
 
     async def test_the_next_port_may_be_somebody_elses(self, caplog: pytest.LogCaptureFixture) -> None:
-        port = two_free_ports()
-        with socket.create_server(("127.0.0.1", port + 1)):
+        with reserved_port() as port, socket.create_server(("127.0.0.1", port + 1)):
             async with running(port=port) as node:
                 assert node.endpoints == (f"tcp://127.0.0.1:{port}",)
                 assert node.transport.pull_places != (f"127.0.0.1:{port + 1}",)
         assert "datagrams over TCP use another port" in caplog.text
 
     async def test_without_udp_there_is_tcp(self, caplog: pytest.LogCaptureFixture) -> None:
-        port = two_free_ports()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        hosts = ("::1", "127.0.0.1")
+        with reserved_port(*hosts) as port, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
             holder.bind(("127.0.0.1", port))
-            async with running("::1", "127.0.0.1", port=port) as node:
+            async with running(*hosts, port=port) as node:
                 assert len(node.endpoints) == len(node.transport.pull_places) == 2
                 assert node.transport.udp_places == ()
                 assert node.transport.send_datagram(UdpPlace("127.0.0.1", port), b"lost")
@@ -576,17 +577,3 @@ class TestDatagrams:
 def udp_place(written: str) -> UdpPlace:
     host, _, port = written.rpartition(":")
     return UdpPlace(host.strip("[]"), int(port))
-
-
-def two_free_ports() -> int:
-    """The first of two ports that follow each other and are nobody's."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = int(server.getsockname()[1])
-        with (
-            contextlib.suppress(OSError, OverflowError),
-            socket.create_server(("127.0.0.1", port + 1)),
-            socket.create_server(("::1", port + 1), family=socket.AF_INET6),
-            socket.create_server(("::1", port), family=socket.AF_INET6),
-        ):
-            return port
