@@ -140,6 +140,10 @@ class TestZeroconf:
         finally:
             await discovery.close()
 
+    @pytest.fixture(autouse=True)
+    def _listens_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "LISTEN_S", 3.0)  # on a busy machine everybody is late
+
     async def test_a_member(self) -> None:
         known = Neighbours()
         async with self.announced(TRUST) as beacon:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from brokerless import Address, LossReason
 
-HASTE = {"handshake_timeout_s": 0.7}
+HASTE = {"handshake_timeout_s": 2.0}
 """Limits of a victim whose handshake timeout is waited for: long enough for the good on a busy machine."""
 
 PRIVATE = (b"private-name", b"private-metadata", b"friend-name", b"friend-metadata")
