@@ -50,7 +50,7 @@ LIMITS = Limits(
 MESSAGE = bytes(1000)
 
 PLACES = (*range(20), -1)
-"""The suspensions to cancel at; in the end none, since who looks time and again whether it is done has many."""
+"""The suspensions to cancel at; in the end none, since who looks again and again has many."""
 
 
 class Cancelled(Generic[T]):
