@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest_asyncio
 
-from dittobus.tunnel import Exposure, Forward, Kind, Notice, Place
+from dittobus.tunnel import Exposure, Forward, Kind, Notice, Place, exposure, forward
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    import pytest
 
     from brokerless import Peer
     from dittobus.aio import Bus
@@ -86,7 +88,10 @@ class Tunnel:
 
 
 @pytest_asyncio.fixture
-async def tunnel(aio_pair: tuple[Bus, Bus]) -> AsyncIterator[Tunnel]:
+async def tunnel(aio_pair: tuple[Bus, Bus], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tunnel]:
+    # A loop that stands still for 5 s while it connects to a target takes it for one that does not answer.
+    monkeypatch.setattr(exposure, "CONNECT_TIMEOUT_S", 10 * WAIT_S)
+    monkeypatch.setattr(forward, "OPEN_TIMEOUT_S", 10 * WAIT_S)
     tunnel = Tunnel(*aio_pair)
     yield tunnel
     await tunnel.close()

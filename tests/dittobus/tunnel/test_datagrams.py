@@ -119,11 +119,16 @@ async def test_a_silent_flow_ends_at_both_sides_and_the_next_datagram_begins_ano
 
 async def test_a_flow_in_use_goes_on(tunnel: Tunnel, udp: Callable[[], Socket]) -> None:
     client, server = udp(), udp()
-    place = await tunnel.to(server.place, idle_s=1.0)
-    until = asyncio.get_running_loop().time() + 1.3
-    while asyncio.get_running_loop().time() < until:
+    clock, idle_s = asyncio.get_running_loop().time, 1.0
+    place = await tunnel.to(server.place, idle_s=idle_s)
+    begun = asked_at = clock()
+    while clock() < begun + 1.3 * idle_s:
         await client.ask(b"still here", place, server)
-    assert not [notice for notice in tunnel.here.told if isinstance(notice, Ended)]
+        if clock() - asked_at >= idle_s / 2:  # the machine stood still, and the flow with it: begin anew
+            client, begun = udp(), clock()
+        asked_at = clock()
+    ended = [notice.way.origin for notice in tunnel.here.told if isinstance(notice, Ended)]
+    assert f"127.0.0.1:{client.place.port}" not in ended
 
 
 async def test_a_datagram_over_the_limit_of_the_bus_is_dropped_and_told_of(

@@ -12,6 +12,7 @@ import pytest
 from brokerless import BusError, ConfigError, Reliability, StreamRejected
 from dittobus.tunnel import Began, Ended, Exposure, Failed, Kind, Place, Refusal, Refused, exposure
 from dittobus.tunnel.opening import STREAM_NAME, encode
+from tests.witness import reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,16 +76,16 @@ async def test_what_is_not_understood_is_rejected(tunnel: Tunnel, asked: dict[st
 
 
 async def test_a_target_that_is_down_is_told_of(tunnel: Tunnel, tmp_path: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        down = Place(Kind.TCP, *sock.getsockname())
     missing = Place.parse(f"{tmp_path}/none")
     nowhere = Place.parse("host..invalid:80")
-    await tunnel.expose(down, missing, nowhere)
-    for place, why in ((down, "refused"), (missing, "No such file"), (nowhere, "")):
-        refused = await refusal(tunnel, metadata=encode(place))
-        assert refused.code == Refusal.UNREACHABLE
-        assert refused.reason.startswith(f"{place} cannot be reached: ")
-        assert why in refused.reason
+    with reserved_port() as port:
+        down = Place(Kind.TCP, "127.0.0.1", port)
+        await tunnel.expose(down, missing, nowhere)
+        for place, why in ((down, "refused"), (missing, "No such file"), (nowhere, "")):
+            refused = await refusal(tunnel, metadata=encode(place))
+            assert refused.code == Refusal.UNREACHABLE
+            assert refused.reason.startswith(f"{place} cannot be reached: ")
+            assert why in refused.reason
 
 
 async def test_a_target_that_does_not_answer_is_not_waited_for_without_end(

@@ -12,6 +12,7 @@ import pytest
 
 from brokerless import Address, PeerLost, UnknownPeer
 from dittobus.tunnel import Began, Ended, Failed, Forward, Kind, Place, Route
+from tests.witness import reserved_port
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -55,10 +56,12 @@ async def test_a_port_in_use_is_not_listened_on(tunnel: Tunnel, target: Target) 
 async def test_after_it_is_closed_nobody_listens(
     tunnel: Tunnel, target: Target, connect: Callable[[Place], Any]
 ) -> None:
-    async with Forward(tunnel.near, ANY, tunnel.find_far, target.place) as forward:
-        pass
-    with pytest.raises(ConnectionRefusedError):
-        await connect(forward.place)
+    with reserved_port() as port:
+        place = Place(Kind.TCP, "127.0.0.1", port)
+        async with Forward(tunnel.near, place, tunnel.find_far, target.place):
+            await connect(place)
+        with pytest.raises(ConnectionRefusedError):
+            await connect(place)
 
 
 # Unix sockets

@@ -12,6 +12,7 @@ import pytest
 from dittobus.tunnel import Place, listener
 from dittobus.tunnel.listener import Listener, listening_sockets
 from tests.dittobus.tunnel.conftest import WAIT_S
+from tests.witness import reserved_port
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -72,9 +73,7 @@ async def test_a_host_may_have_addresses_that_are_not_here(
 
         return getaddrinfo
 
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        place = Place.parse(f"host:{unused.getsockname()[1]}")
+    place = Place.parse(f"host:{sockets.enter_context(reserved_port())}")
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "getaddrinfo", found("240.0.0.1", "127.0.0.1"))
     (sock,) = await listening_sockets(place)
