@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brokerless import (
@@ -160,9 +161,9 @@ class Application:
                 say("another", outcome=await strains.another(config))
             case "jump":
                 say("jumped", time=strains.jump(order["seconds"]))
-            case "block":  # as a callback that takes its time does
+            case "block":  # as a callback that takes its time does: until somebody writes to that FIFO
                 say("blocking")
-                time.sleep(order["seconds"])  # noqa: ASYNC251
+                Path(order["until"]).read_bytes()  # noqa: ASYNC240
             case "exit":  # without a word to the node
                 say("exiting")
                 self.is_running = False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +17,9 @@ from tests.soak import amount, only_in_soak
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+    from typing import TypeAlias
+
+    StandStill: TypeAlias = Callable[[Process, Path], Awaitable[Callable[[], object]]]
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -22,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process"),
 ]
 
-LIVENESS_S = 1.0
+LIVENESS_S = 2.0
 QUICK = {"liveness_s": LIVENESS_S}
 LATE_S = 1.0
 """What a loss may take beyond the limit."""
@@ -31,17 +36,18 @@ NOISE = 3
 """How many times longer a promise of time may take on a machine that does other things."""
 
 
-async def stop_for(process: Process, seconds: float) -> float:
-    """Stop a process for that long; return when it will go on."""
+async def stop(process: Process, directory: Path) -> Callable[[], object]:
+    """Stop a process; return what lets it go on."""
     process.signal(signal.SIGSTOP)
-    asyncio.get_running_loop().call_later(seconds, process.signal, signal.SIGCONT)
-    return time.monotonic() + seconds
+    return partial(process.signal, signal.SIGCONT)
 
 
-async def block_for(process: Process, seconds: float) -> float:
-    """Let a process block its loop for that long; return when it will go on."""
-    process.do("block", seconds=seconds)
-    return float((await process.says("blocking"))["at"]) + seconds
+async def block(process: Process, directory: Path) -> Callable[[], object]:
+    """Let a process block its loop; return what lets it go on."""
+    os.mkfifo(directory / "until")
+    process.do("block", until=str(directory / "until"))
+    await process.says("blocking")
+    return partial((directory / "until").write_bytes, b"go on")
 
 
 async def stream_between(opener: Process, acceptor: Process, name: str = "x") -> int:
@@ -115,7 +121,8 @@ async def test_a_message_under_way_to_a_peer_that_is_killed_ends_as_unknown(tmp_
 
 
 async def test_a_peer_that_restarts_is_one_loss_and_one_arrival(tmp_path: Path) -> None:
-    async with Processes(tmp_path) as processes:  # with 5 s, so that the restart is what ends the old one
+    limits = {"liveness_s": SOON_S}  # so that the restart is what ends the old one
+    async with Processes(tmp_path, limits=limits) as processes:
         identity = str(tmp_path / "identity")
         survivor = await processes.start("survivor")
         victim = await processes.start("before", identity=identity)
@@ -150,15 +157,15 @@ async def test_a_peer_that_restarts_is_one_loss_and_one_arrival(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("stand_still", "own_limit_s"),
     [
-        pytest.param(stop_for, LIVENESS_S, id="stopped"),
-        pytest.param(stop_for, 5.0, id="stopped-with-a-longer-limit-of-its-own"),
-        pytest.param(block_for, LIVENESS_S, id="loop-blocked"),
+        pytest.param(stop, LIVENESS_S, id="stopped"),
+        pytest.param(stop, 5.0, id="stopped-with-a-longer-limit-of-its-own"),
+        pytest.param(block, LIVENESS_S, id="loop-blocked"),
     ],
 )
 async def test_a_process_that_stood_still_beyond_the_limit_finds_itself_expelled(
-    tmp_path: Path, stand_still: Callable[[Process, float], Awaitable[float]], own_limit_s: float
+    tmp_path: Path, stand_still: StandStill, own_limit_s: float
 ) -> None:
-    await stands_still(tmp_path, stand_still, 1.8 * LIVENESS_S, own_limit_s, LIVENESS_S)
+    await stands_still(tmp_path, stand_still, own_limit_s, LIVENESS_S)
 
 
 @only_in_soak
@@ -166,17 +173,13 @@ async def test_a_process_that_stood_still_beyond_the_limit_finds_itself_expelled
 @pytest.mark.timeout(120)
 async def test_a_process_stopped_for_thirty_seconds_finds_itself_expelled(tmp_path: Path) -> None:
     """With the limits that there are by default."""
-    await stands_still(tmp_path, stop_for, 30.0, 5.0, 5.0)
+    await stands_still(tmp_path, stop, 5.0, 5.0, seconds=30.0)
 
 
 async def stands_still(
-    directory: Path,
-    stand_still: Callable[[Process, float], Awaitable[float]],
-    seconds: float,
-    own_limit_s: float,
-    limit_s: float,
+    directory: Path, stand_still: StandStill, own_limit_s: float, limit_s: float, seconds: float = 0.0
 ) -> None:
-    """Of two, one stands still for longer than the limit, and learns what has become of it."""
+    """Of two, one stands still until the other has given it up, and learns what has become of it."""
     async with Processes(directory) as processes:
         sleeper = await processes.start("sleeper", limits={"liveness_s": own_limit_s})
         other = await processes.start("other", limits={"liveness_s": limit_s})
@@ -184,7 +187,7 @@ async def stands_still(
         await other.says("joined")
         stream = await stream_between(sleeper, other)
         stops_at = time.monotonic()
-        wakes_at = await stand_still(sleeper, seconds)
+        go_on = await stand_still(sleeper, directory)
         other.do("send", to=sleeper.address, data="stale")
         sent = await other.says("sent")
         ended = await other.says("ended", stream=stream)
@@ -196,7 +199,10 @@ async def stands_still(
         done = await other.says("done", id=sent["id"])
         assert (done["error"], done["cause"]) == ("DeliveryUnknown", "PeerLost")
         # It tells nobody lost by its own judgement: it learns that it was given up, and joins anew.
-        [ended] = await sleeper.until(lambda: sleeper.heard("ended", stream=stream), SOON_S + seconds)
+        await asyncio.sleep(stops_at + seconds - time.monotonic())
+        go_on()
+        wakes_at = time.monotonic()
+        ended = await sleeper.says("ended", stream=stream)
         assert (ended["error"], ended["reason"]) == ("PeerLost", "expelled")
         assert (await sleeper.says("left"))["reason"] == "expelled"
         rejoined = await sleeper.until(lambda: sleeper.heard("joined")[1:])
@@ -212,10 +218,12 @@ async def stands_still(
 
 
 async def test_a_process_stopped_for_more_than_half_the_limit_asks_and_goes_on(tmp_path: Path) -> None:
-    async with Processes(tmp_path, limits={"liveness_s": 2.0}) as processes:
+    async with Processes(tmp_path) as processes:
         sleeper, other = await processes.pair()
         stream = await stream_between(sleeper, other)
-        await stop_for(sleeper, 1.2)
+        go_on = await stop(sleeper, tmp_path)
+        await other.says("changed", peer=sleeper.address, state="suspect")  # so half the limit is over
+        go_on()
         other.do("send", to=sleeper.address, data="kept")
         await sleeper.says("message", data="kept")
         assert (await other.says("done"))["error"] is None
@@ -230,7 +238,7 @@ async def test_a_process_stopped_for_more_than_half_the_limit_asks_and_goes_on(t
 @pytest.mark.timeout(amount(90, 7_200))  # six interpreters start one after the other
 async def test_ten_losses_in_a_row_each_end_in_a_new_beginning(tmp_path: Path) -> None:
     """Killed and started again, stopped and continued, in turns, while the other keeps sending."""
-    limit_s = 0.8
+    limit_s = 1.5
     async with Processes(tmp_path, limits={"liveness_s": limit_s}) as processes:
         identity = str(tmp_path / "identity")
         survivor = await processes.start("survivor")
@@ -259,12 +267,15 @@ async def test_ten_losses_in_a_row_each_end_in_a_new_beginning(tmp_path: Path) -
 
 
 async def test_a_process_stopped_for_less_than_half_the_limit_is_missed_by_nobody(tmp_path: Path) -> None:
-    async with Processes(tmp_path, limits={"liveness_s": 2.0}) as processes:
+    async with Processes(tmp_path, limits={"liveness_s": SOON_S}) as processes:
         sleeper, other = await processes.pair()
         stream = await stream_between(other, sleeper)
         other.do("flood", stream=stream)
         await sleeper.until(lambda: len(sleeper.heard("messages")) > 20)
-        wakes_at = await stop_for(sleeper, 0.4)
+        go_on = await stop(sleeper, tmp_path)
+        await asyncio.sleep(0.4)
+        go_on()
+        wakes_at = time.monotonic()
         await sleeper.until(
             lambda: [said for said in sleeper.heard("messages") if said["at"] > wakes_at][20:]
         )

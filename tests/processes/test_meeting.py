@@ -25,7 +25,7 @@ async def test_two_that_start_together_see_each_other_in_time(
     async with Processes(tmp_path, discovery=[discovery]) as processes:
         pair = [await processes.spawn() for _ in range(2)]
         await asyncio.gather(*(process.begin(processes.config("node")) for process in pair))
-        began = min(process.heard("started")[0]["since"] for process in pair)
+        began = max(process.heard("started")[0]["since"] for process in pair)
         for process, other in (pair, reversed(pair)):
             joined = await process.says("joined", peer=other.address)
             seconds = joined["at"] - began

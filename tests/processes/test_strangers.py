@@ -15,7 +15,7 @@ from tests.soak import amount
 
 pytestmark = pytest.mark.asyncio
 
-HANDSHAKE_S = 0.5
+HANDSHAKE_S = 1.0
 LIMITS = {"handshake_timeout_s": HANDSHAKE_S}
 NOISE = 3
 """How many times longer a promise of time may take on a machine that does other things."""
