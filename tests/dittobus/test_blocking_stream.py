@@ -16,7 +16,6 @@ from brokerless import (
     MessageTooLarge,
     PeerLost,
     SendQueueFull,
-    SendTimeout,
     StreamClosed,
     StreamFinished,
     StreamReset,
@@ -50,13 +49,15 @@ def ends(threads: ThreadPoolExecutor, pair: Pair) -> Iterator[Ends]:
 
 
 def fill(stream: Stream) -> int:
-    """Send until there is no room, and none comes; return the last number."""
-    number = 0
-    try:
-        while True:
-            number = stream.send(bytes(10_000), timeout=0.1)
-    except SendTimeout:
-        return number
+    """Send until there is no room, and none can come by itself; return the last number."""
+    number, is_without_credit = 0, False
+    while True:
+        try:
+            number = stream.send_nowait(bytes(10_000))
+        except SendQueueFull:
+            if is_without_credit:
+                return number
+            is_without_credit = stream.stats().send_credit_bytes < 10_000
 
 
 # Sending and receiving
@@ -336,7 +337,7 @@ def test_a_close_waits_until_all_was_consumed(ends: Ends, threads: ThreadPoolExe
     closing.result(WAIT_S)
 
 
-def test_a_close_ends_the_waits_of_other_threads(ends: Ends, threads: ThreadPoolExecutor) -> None:
+def test_a_close_ends_the_waits_of_other_threads(ends: Ends, pair: Pair, threads: ThreadPoolExecutor) -> None:
     ours, theirs = ends
     fill(ours)
     waits = [
@@ -345,6 +346,7 @@ def test_a_close_ends_the_waits_of_other_threads(ends: Ends, threads: ThreadPool
         threads.submit(ours.wait_acknowledged, 10_000),
     ]
     until_waiting(ours, 1)
+    until(pair[0], lambda: ours._inbox._sleepers and ours._watchers)
     with pytest.raises(StreamClosed):
         ours.close(timeout=0.05)
     errors = [each.exception(WAIT_S) for each in waits]

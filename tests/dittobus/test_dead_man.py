@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WAIT_S = 10.0
 
-LIVENESS_S = 1.0
+LIVENESS_S = 2.0
 
 PROMISE_S = 0.5
 """Within which a robot must stand still."""

@@ -6,6 +6,8 @@ import itertools
 import subprocess
 from typing import TYPE_CHECKING
 
+from tests.dittobus.cli.processes import RUN_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,7 +32,7 @@ class Terminal:
             ["tmux", "-S", str(self._socket), "-f", "/dev/null", "-u", *arguments],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=RUN_S,
             env=self._environment,
             check=False,
         )

@@ -14,6 +14,7 @@ import pytest
 
 from dittobus.cli import exits, main
 from dittobus.cli.app import COMMANDS
+from tests.dittobus.cli.processes import RUN_S
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "commands.md"
@@ -117,7 +118,7 @@ def test_completion(words: str, completed: str) -> None:
         "COMP_CWORD": str(words.count(" ")),
     }
     asked = [sys.executable, "-m", "dittobus"]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True, env=environment)
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=RUN_S, check=True, env=environment)
     assert done.stdout.split() == [completed]
 
 
@@ -125,7 +126,7 @@ def test_closed_standard_descriptors_are_no_sockets() -> None:
     """What is written to one that is closed must not go to a connection that got its number."""
     asked = [sys.executable, "-m", "dittobus", "version"]
     done = subprocess.run(
-        ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *asked], capture_output=True, timeout=20, check=False
+        ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *asked], capture_output=True, timeout=RUN_S, check=False
     )
     assert done.returncode == 0
 
@@ -135,7 +136,7 @@ def test_nobody_reads() -> None:
         "import os, sys; from dittobus.cli import main; from dittobus.cli.commands import version; "
         "reader, writer = os.pipe(); os.dup2(writer, 1); os.close(reader); sys.exit(main(['version']))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=20, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=RUN_S, check=False)
     assert (done.returncode, done.stderr) == (exits.BROKEN_PIPE, b"")
 
 
@@ -167,14 +168,14 @@ def test_an_interrupt_is_silent_while_all_else_is_being_imported() -> None:
         "sys.exit(main())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=RUN_S, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (exits.INTERRUPTED, "", "")
 
 
 def test_the_module_is_the_command() -> None:
     asked = [sys.executable, "-m", "dittobus", "version", "--json"]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=RUN_S, check=True)
     assert json.loads(done.stdout) == {"version": importlib.metadata.version("dittobus")}
     assert not done.stderr
 
@@ -187,6 +188,6 @@ def test_help_imports_little() -> None:
         "'dittobus.cli.commands'} & set(sys.modules)) or None)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=RUN_S, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -97,6 +97,7 @@ def test_nothing_is_left_of_a_copy_that_ends_early(commands: Commands, tmp_path:
         done = sender.end()
         assert done.code == exits.ERROR
         assert done.complaint.endswith(("receiver says: the other side was interrupted", "has left"))
+        assert taker.end().code == exits.INTERRUPTED
     assert not list((tmp_path / "to").iterdir())
 
 

@@ -91,7 +91,8 @@ async def test_a_program_that_takes_every_stream(
                     await stream.send(answer)
 
     far.on_stream(statistics.STREAM, take)
+    stream = await near.open_stream(far.address, name=statistics.STREAM)
     with pytest.raises(exits.Failed, match=words) as failure:
-        async with looking.looking(near, "far", patience_s) as look:
-            await look()
+        await looking._asked(stream, "far", patience_s)
     assert failure.value.code == code
+    stream.abort()
