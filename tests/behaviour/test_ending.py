@@ -154,7 +154,7 @@ def test_a_close_drains_no_longer_than_its_timeout(ends: Ends) -> None:
     assert consumed is not None
     assert consumed <= 3  # as far as it was told in time
     assert isinstance(drain(theirs), EndOfStream | StreamClosed)  # EndOfStream: that too left in time
-    until(lambda: isinstance(error_of(theirs.send(b"later")), CLOSED))  # the reset may come after that end
+    until(lambda: isinstance(error_of(theirs.send(b"later")), CLOSED))  # one more may be taken before
 
 
 def test_who_is_cut_off_in_the_middle_can_tell(ends: Ends) -> None:
