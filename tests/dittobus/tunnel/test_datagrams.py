@@ -118,15 +118,18 @@ async def test_a_silent_flow_ends_at_both_sides_and_the_next_datagram_begins_ano
 
 
 async def test_a_flow_in_use_goes_on(tunnel: Tunnel, udp: Callable[[], Socket]) -> None:
-    client, server = udp(), udp()
-    clock, idle_s = asyncio.get_running_loop().time, 1.0
+    server, clock, idle_s = udp(), asyncio.get_running_loop().time, 1.0
     place = await tunnel.to(server.place, idle_s=idle_s)
-    begun = asked_at = clock()
-    while clock() < begun + 1.3 * idle_s:
-        await client.ask(b"still here", place, server)
-        if clock() - asked_at >= idle_s / 2:  # the machine stood still, and the flow with it: begin anew
-            client, begun = udp(), clock()
-        asked_at = clock()
+    for _ in range(5):
+        client = udp()
+        pauses_s: list[float] = []
+        await client.ask(b"here", place, server)
+        while sum(pauses_s) < 1.3 * idle_s:
+            asked_at = clock()
+            await client.ask(b"still here", place, server)
+            pauses_s.append(clock() - asked_at)
+        if max(pauses_s) < idle_s / 2:  # else the machine stood still, and the flow with it
+            break
     ended = [notice.way.origin for notice in tunnel.here.told if isinstance(notice, Ended)]
     assert f"127.0.0.1:{client.place.port}" not in ended
 
