@@ -40,12 +40,17 @@ def note(line: str) -> None:
 
 def printable(text: str) -> str:
     """Return ``text`` on one line and with nothing that a terminal would obey: peers choose their names."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    return text if text.isprintable() else text.translate(_Escapes())
+
+
+class _Escapes(dict[int, str]):
+    """What stands for each character: made once for all that are the same, of which there may be millions."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        shown = character if character.isprintable() else character.encode("unicode_escape").decode()
+        self[code] = shown
+        return shown
 
 
 def label(peer: Peer) -> str:

@@ -85,6 +85,10 @@ class Writer:
         """Write all of ``data``. Raises ``BrokenPipeError`` when nobody reads any more."""
         await self._worker(self._write_all, data)
 
+    async def write_made(self, make: Callable[[], bytes]) -> None:
+        """Write what ``make`` returns, which may take its time: the loop goes on meanwhile, too."""
+        await self.write(await self._worker(make))
+
     def close(self) -> None:
         """Let go of the thread."""
         self._worker.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -89,7 +90,10 @@ async def _print_output(stream: Stream, as_json: bool) -> None:
     writer = Writer()
     try:
         async for message in stream:
-            await writer.write(_line(message) if as_json else message)
+            if as_json:
+                await writer.write_made(partial(_line, message))
+            else:
+                await writer.write(message)
     finally:
         writer.close()
 

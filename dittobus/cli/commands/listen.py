@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -91,9 +92,8 @@ async def _print(bus: Bus, names: Names, raw: bool, count: int, as_json: bool) -
             if raw:
                 await writer.write(message.data)
             else:
-                name = names.of(message.sender)
-                line = json.dumps(_object(name, message)) if as_json else _line(name, message)
-                await writer.write(f"{line}\n".encode(errors="backslashreplace"))
+                form = _json_line if as_json else _line
+                await writer.write_made(partial(form, names.of(message.sender), message))
             printed += 1
             if printed == count:
                 return
@@ -101,17 +101,18 @@ async def _print(bus: Bus, names: Names, raw: bool, count: int, as_json: bool) -
         writer.close()
 
 
-def _line(name: str, message: Message) -> str:
+def _line(name: str, message: Message) -> bytes:
     try:
         text = printable(message.data.decode())
     except UnicodeDecodeError:
         text = f"{len(message.data)} bytes: {message.data.hex()}"
     how = "" if message.reliability is Reliability.RELIABLE else f" ({message.reliability.value})"
-    return f"{printable(name) or message.sender.short}{how}: {text}"
+    line = f"{printable(name) or message.sender.short}{how}: {text}\n"
+    return line.encode(errors="backslashreplace")
 
 
-def _object(name: str, message: Message) -> dict[str, object]:
-    return {
+def _json_line(name: str, message: Message) -> bytes:
+    content = {
         "sender": str(message.sender),
         "name": name,
         "reliability": message.reliability.value,
@@ -119,3 +120,4 @@ def _object(name: str, message: Message) -> dict[str, object]:
         "bytes": len(message.data),
         **text_or_base64(message.data),
     }
+    return f"{json.dumps(content)}\n".encode()

@@ -58,6 +58,17 @@ async def test_reading_and_writing() -> None:
     os.close(reader)
 
 
+async def test_what_is_to_be_written_is_made_elsewhere() -> None:
+    """A long message takes seconds to be made a line of, in which its sender must hear of us."""
+    reader, writer = os.pipe()
+    output = Writer(writer)
+    await output.write_made(lambda: str(threading.get_ident()).encode())
+    assert int(os.read(reader, 100)) != threading.get_ident()
+    output.close()
+    os.close(writer)
+    os.close(reader)
+
+
 async def test_nobody_reads() -> None:
     reader, writer = os.pipe()
     os.close(reader)
