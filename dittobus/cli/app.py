@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -79,7 +80,7 @@ app = typer.Typer(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    _have_standard_descriptors()
+    _have_standard_streams()
     try:
         return app(arguments, prog_name="dittobus", standalone_mode=False) or exits.OK
     except _USAGE_ERROR as error:
@@ -110,10 +111,9 @@ def _without_command(
         raise typer.Exit(exits.USAGE)
 
 
-def _have_standard_descriptors() -> None:
-    """Open those of 0, 1 and 2 that are closed: else a socket gets that number, and is written to."""
-    for standard in (0, 1, 2):
-        try:
-            os.fstat(standard)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
+def _have_standard_streams() -> None:
+    """Open those that are closed: else a socket gets the number of one, and is written to."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Its number is the lowest that is free, so this gets it.
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))

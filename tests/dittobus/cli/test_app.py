@@ -9,12 +9,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dittobus.cli import exits, main
 from dittobus.cli.app import COMMANDS
 from tests.dittobus.cli.processes import RUN_S
+
+if TYPE_CHECKING:
+    from tests.dittobus.cli.processes import Commands
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "commands.md"
@@ -129,6 +133,22 @@ def test_closed_standard_descriptors_are_no_sockets() -> None:
         ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *asked], capture_output=True, timeout=RUN_S, check=False
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("closed", "command", "code"),
+    [
+        (">&-", ("top", "--count", "1", "--interval", "0.1"), exits.OK),
+        ("2>&-", ("peers", "--timeout", "0"), exits.OK),
+        ("2>&-", ("send", "nobody", "x", "--timeout", "0.1"), exits.NOT_FOUND),
+    ],
+)
+def test_closed_streams_are_as_good_as_unread(
+    commands: Commands, closed: str, command: tuple[str, ...], code: int
+) -> None:
+    running = commands.start_line("sh", "-c", f'"$@" {closed}', "sh", *commands.line(*command))
+    done = running.end()
+    assert (done.code, done.out, done.err) == (code, "", "")
 
 
 def test_nobody_reads() -> None:
