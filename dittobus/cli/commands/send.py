@@ -22,7 +22,7 @@ from dittobus.cli.options import (
     command_app,
     with_options,
 )
-from dittobus.cli.output import label, print_json, print_line, seconds, size
+from dittobus.cli.output import label, note, print_json, print_line, seconds, size
 from dittobus.cli.peer import find_peer
 from dittobus.cli.running import run
 from dittobus.cli.worker import read_chunks
@@ -116,6 +116,7 @@ async def _text(text: str) -> AsyncIterator[bytes]:
 
 async def _whole(source: int) -> AsyncIterator[bytes]:
     """Give everything as one message."""
+    _prompt(source, "reading the message from the terminal, until Ctrl-D")
     message = bytearray()
     async for chunk in read_chunks(source):
         message += chunk
@@ -125,6 +126,7 @@ async def _whole(source: int) -> AsyncIterator[bytes]:
 
 async def _lines(source: int) -> AsyncIterator[bytes]:
     """Give each line, as soon as it is there."""
+    _prompt(source, "sending each line from the terminal, until Ctrl-D")
     begun = bytearray()
     async for chunk in read_chunks(source):
         first, *rest = chunk.split(b"\n")
@@ -136,6 +138,12 @@ async def _lines(source: int) -> AsyncIterator[bytes]:
         _check(begun)
     if begun:
         yield bytes(begun)
+
+
+def _prompt(source: int, words: str) -> None:
+    """Tell whoever is to type the message that it is waited for."""
+    if os.isatty(source):
+        note(words)
 
 
 def _check(message: bytearray) -> None:

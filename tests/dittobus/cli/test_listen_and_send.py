@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.dittobus.cli.processes import Commands, Running
+    from tests.dittobus.cli.terminal import Terminal
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -47,6 +48,16 @@ class TestSend:
     def test_a_dash_is_stdin(self, commands: Commands, ear: Running, dash: tuple[str, ...]) -> None:
         assert commands.run("send", "ear", *dash, data=b"piped").code == exits.OK
         assert ear.object()["text"] == "piped"
+
+    @pytest.mark.parametrize(("lines", "invited"), [((), "reading"), (("--lines",), "sending each line")])
+    def test_what_is_typed_is_asked_for(
+        self, commands: Commands, ear: Running, terminal: Terminal, lines: tuple[str, ...], invited: str
+    ) -> None:
+        terminal.run(commands.line("send", "ear", *lines))
+        assert invited in terminal.until(lambda screen: "until Ctrl-D" in screen)
+        terminal.tmux("send-keys", "typed", "Enter", "C-d")
+        assert ear.object()["text"].rstrip() == "typed"
+        assert "exited: 0" in terminal.until(lambda screen: "exited: " in screen)
 
     def test_a_file_line_by_line(self, commands: Commands, ear: Running, tmp_path: Path) -> None:
         (tmp_path / "lines").write_bytes(b"one\n\nthree")
