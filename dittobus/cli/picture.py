@@ -16,7 +16,7 @@ from dittobus.cli.output import printable, size
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 PLOT_SAMPLES = 30
 """What fits beside the numbers; half a minute, by default."""
@@ -75,11 +75,18 @@ class Picture:
         for peer in sample["peers"]:
             self._round_trips[peer["address"]].append(peer["rtt_s"])
 
-    def draw(self, width: int) -> RenderableType:
-        """Return what to show in a terminal of so many columns."""
+    def draw(self, console: Console) -> RenderableType:
+        """Return what to show there. Of peers for whom it is too low, those of the most traffic are shown."""
         if self._sample is None:
             return Text("nothing has been measured yet")
-        return Group(self._head(self._sample), self._table(self._sample["peers"], width))
+        head, peers = self._head(self._sample), self._sample["peers"]
+        room = console.height - len(console.render_lines(head)) - 1  # for the headings
+        if len(peers) <= room:
+            return Group(head, self._table(peers, console.width))
+        kept = max(room - 1, 0)
+        busiest = sorted(peers, key=_traffic, reverse=True)[:kept]
+        rest = Text(f"and {_counted(len(peers) - kept, 'more peer')}", "dim")
+        return Group(head, self._table(busiest, console.width), rest)
 
     def _head(self, sample: dict[str, Any]) -> Text:
         node, peers = sample["node"], sample["peers"]
@@ -117,6 +124,11 @@ class Picture:
             }
             table.add_row(*(drawn[heading] for heading in shown))
         return table
+
+
+def _traffic(peer: dict[str, Any]) -> float:
+    total: float = peer.get("bytes_in_per_s", 0) + peer.get("bytes_out_per_s", 0)
+    return total
 
 
 def _fitting(rows: list[dict[str, str]], width: int) -> tuple[list[str], int]:

@@ -96,7 +96,7 @@ async def _draw(look: Look, interval_s: float, count: int) -> None:
         drawn = 0
         while not count or drawn < count:
             picture.take(await look())
-            live.update(picture.draw(live.console.width), refresh=True)
+            live.update(picture.draw(live.console), refresh=True)
             drawn += 1
             await asyncio.sleep(interval_s)
         quitting.set()

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from dittobus import BusError, statistics
 from dittobus.cli import exits, looking
@@ -68,7 +69,7 @@ async def test_nothing_is_drawn_that_a_terminal_obeys(aio_pair: tuple[Bus, Bus])
     assert "\x1b" not in repr(drawn)
     picture = Picture()
     picture.take(drawn)
-    picture.draw(80)
+    picture.draw(Console(width=80, height=24))
 
 
 @pytest.mark.asyncio

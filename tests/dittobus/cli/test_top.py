@@ -133,34 +133,53 @@ def test_a_peer_in_a_terminal(commands: Commands, terminal: Terminal) -> None:
     [(140, set()), (110, {"BY"}), (80, set(EXPENDABLE) - {"DROPS"}), (10, set(EXPENDABLE))],
 )
 def test_what_a_narrow_terminal_shows_is_whole(width: int, left_out: set[str]) -> None:
-    row: dict[str, Any] = {
-        "name": "a camera of a name that is longer than anybody reads",
-        "address": 52 * "a",
-        "state": "alive",
-        "path": {"reliable": "ipc", "datagram": "udp"},
-        **{"rtt_s": 0.00123, "jitter_s": 0.000456, "loss": 0.0},
-        **{"bytes_in_per_s": 122e6, "bytes_out_per_s": 3830, "streams": 2, "dropped": {}},
-    }
-    node = {
-        "name": "ann",
-        "address": 52 * "b",
-        "links": 1,
-        "streams": 2,
-        "dropped": {},
-        "handshakes_refused": 0,
-    }
-    rates = dict.fromkeys(("bytes_in_per_s", "bytes_out_per_s", "messages_in_per_s", "messages_out_per_s"), 0)
-    picture = Picture()
-    for _ in range(50):
-        picture.take({"node": {**node, **rates}, "peers": [row, {**row, "name": "", "address": 52 * "c"}]})
-    console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(picture.draw(width))
-    heading, first, second = console.export_text().splitlines()[-3:]
+    named = {**ROW, "name": "a camera of a name that is longer than anybody reads"}
+    heading, first, second = drawn([named, {**ROW, "address": 52 * "c"}], width=width)[-3:]
     if width > 10:
         assert set(heading.split()) == {name for name in " ".join(HEADINGS).split() if name not in left_out}
         assert "122 MB/s" in first
         assert "3.83 kB/s" in first
         assert second.startswith("cccccccc ")
+
+
+@pytest.mark.parametrize("width", [140, 60])  # where the lines above the table are broken
+def test_a_low_terminal_shows_who_converses(width: int) -> None:
+    idle = [{**ROW, "name": f"idle{number}", "bytes_in_per_s": 0} for number in range(50)]
+    shown = drawn([*idle, {**ROW, "name": "busy"}], width=width, height=20)
+    assert len(shown) == 20
+    [heading] = [number for number, line in enumerate(shown) if line.startswith("PEER")]
+    first, *others, rest = [line.split(maxsplit=1) for line in shown[heading + 1 :]]
+    assert first[0] == "busy"
+    assert [name for name, _ in others] == [f"idle{number}" for number in range(len(others))]
+    assert rest == ["and", f"{50 - len(others)} more peers"]
+    # One more line, and there is room for all.
+    assert len(drawn(idle[: len(others) + 2], width=width, height=20)) == 20
+    assert drawn(idle[: len(others) + 2], width=width, height=20)[-1].startswith(f"idle{len(others) + 1} ")
+
+
+ROW: dict[str, Any] = {
+    "name": "",
+    "address": 52 * "a",
+    "state": "alive",
+    "path": {"reliable": "ipc", "datagram": "udp"},
+    **{"rtt_s": 0.00123, "jitter_s": 0.000456, "loss": 0.0},
+    **{"bytes_in_per_s": 122e6, "bytes_out_per_s": 3830, "streams": 2, "dropped": {}},
+}
+
+
+def drawn(peers: list[dict[str, Any]], width: int, height: int = 24) -> list[str]:
+    """Return the lines that a terminal of that size shows of these peers, after some time."""
+    node = {
+        **{"name": "ann", "address": 52 * "b", "links": 1, "streams": 2, "dropped": {}},
+        **{"handshakes_refused": 0, "bytes_in_per_s": 0, "bytes_out_per_s": 0},
+        **{"messages_in_per_s": 0, "messages_out_per_s": 0},
+    }
+    picture = Picture()
+    for _ in range(50):
+        picture.take({"node": node, "peers": peers})
+    console = Console(width=width, height=height, file=io.StringIO(), record=True)
+    console.print(picture.draw(console))
+    return console.export_text().splitlines()
 
 
 def assert_tells(commands: Commands, name: str) -> None:
