@@ -69,13 +69,16 @@ def _asked(what: list[str]) -> tuple[list[Path], str]:
     paths = [Path(name) for name in what[:-1]]
     for path in paths:
         if not path.is_file():
-            raise exits.Failed(
-                f"{path}: no file; a directory can be packed: tar c DIRECTORY | dittobus cat PEER"
-                if path.is_dir()
-                else f"{path}: no such file",
-                exits.USAGE,
-            )
+            raise exits.Failed(f"{path}: {_why_not(path)}", exits.USAGE)
     return paths, what[-1].removesuffix(":")
+
+
+def _why_not(path: Path) -> str:
+    if path.is_dir():
+        return "no file; a directory can be packed: tar c DIRECTORY | dittobus cat PEER"
+    if path.exists():
+        return "no ordinary file; what comes out of a pipe goes to: dittobus cat PEER"
+    return "no such file"
 
 
 async def _send(
@@ -97,6 +100,10 @@ async def _send(
                     copied = await send_file(bus, peer, path, timeout, partial(bars.update, path))
             except (StreamRejected, StreamReset) as error:  # one file not taken does not stop the others
                 code = exits.complain(f"{path}: {label(peer)} says: {reason_of(error)}", exits.code_of(error))
+            except BusError:
+                raise
+            except (exits.Failed, OSError) as error:  # nor does one that is gone by now, or changes
+                code = exits.complain(exits.line_of(error), exits.code_of(error))
             else:
                 _print(copied, perf_counter() - begun, f"to {label(peer)}", str(peer.address), as_json)
     return code

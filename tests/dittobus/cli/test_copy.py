@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +13,6 @@ import pytest
 from dittobus.cli import exits, main
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.dittobus.cli.processes import Commands, Running
     from tests.dittobus.cli.terminal import Terminal
 
@@ -146,6 +146,26 @@ def test_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], s
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
+
+
+def test_no_ordinary_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert main(["copy", str(tmp_path / "fifo"), "box:"]) == exits.USAGE
+    assert "fifo: no ordinary file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/version").is_file(), reason="there is no file that says a wrong size")
+def test_a_file_that_changes_does_not_stop_the_others(
+    commands: Commands, box: Running, sent: list[Path]
+) -> None:
+    """What the system tells in files has no size until it is read."""
+    sent[2].rename(sent[2].with_name("after it"))
+    done = commands.run("copy", "/proc/version", sent[2].with_name("after it"), "box:")
+    assert done.code == exits.ERROR
+    assert done.complaint == "/proc/version: it changed while it was copied; copy it again"
+    assert done.out.startswith("after it to box: ")
+    while box.object()["file"] != "after it":  # it has taken those of other tests, too
+        pass
 
 
 def test_nothing_to_copy(commands: Commands) -> None:
