@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from dittobus import Peer
 
+PIECE = 64 * 1024
+"""So many characters are escaped at a time: in between, other threads run, such as that of the bus."""
+
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -40,7 +43,11 @@ def note(line: str) -> None:
 
 def printable(text: str) -> str:
     """Return ``text`` on one line and with nothing that a terminal would obey: peers choose their names."""
-    return text if text.isprintable() else text.translate(_Escapes())
+    if text.isprintable():
+        return text
+    escapes = _Escapes()
+    pieces = (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+    return "".join(piece.translate(escapes) for piece in pieces)
 
 
 class _Escapes(dict[int, str]):

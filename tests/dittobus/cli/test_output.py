@@ -19,7 +19,9 @@ PEER = Peer(DittoAddress(bytes(32)), "ann", b"\xff")
         ("\x1b[31mred\n", r"\x1b[31mred\n"),
         ("\u202eevil", r"\u202eevil"),
         ("", ""),
+        (output.PIECE * "a\n" + "b", output.PIECE * r"a\n" + "b"),  # which is longer than one piece
     ],
+    ids=["plain", "colour", "direction", "empty", "long"],
 )
 def test_nothing_that_a_terminal_obeys(text: str, shown: str) -> None:
     assert output.printable(text) == shown
