@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from brokerless.protocol.roster import NEXT_TIER_S
 from tests.processes.processes import Processes
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ async def test_two_that_start_together_see_each_other_in_time(
             seconds = joined["at"] - began
             print(f"seen alive by {discovery} after {seconds:.3f} s, over {joined['path']}")
             assert seconds < NOISE * promise_s
-            assert joined["path"] == ("ipc" if discovery == "registry" else "tcp")
+            if discovery == "zeroconf":
+                assert joined["path"] == "tcp"
+            elif seconds < NEXT_TIER_S:  # from then on TCP is tried, too
+                assert joined["path"] == "ipc"
 
 
 async def test_of_two_one_of_which_starts_later_each_sees_the_other(tmp_path: Path) -> None:

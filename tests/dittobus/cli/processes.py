@@ -21,6 +21,10 @@ RUN_S = 60
 """Each takes a second; a busy machine may need many times as long."""
 
 
+NEAR = ("ipc", "tcp")
+"""What commands meet by: where a busy machine takes a second for the first, the other is tried beside it."""
+
+
 class Done:
     """A command that has ended."""
 
