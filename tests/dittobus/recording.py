@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dittobus import DittoBus, DittoBusStream, DittoBusStreamOffer
     from dittobus.peers import Peers
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 """How long something may take that must happen."""
 
 

@@ -75,7 +75,9 @@ class Running:
 
     def object(self) -> dict[str, Any]:
         """Return the next line that it prints, which is JSON."""
-        said: dict[str, Any] = json.loads(self.line())
+        line = self.line()
+        assert line, self.end().err  # why it has ended
+        said: dict[str, Any] = json.loads(line)
         return said
 
     def say(self, data: bytes) -> None:

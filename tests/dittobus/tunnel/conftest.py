@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from brokerless import Peer
     from dittobus.aio import Bus
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 """More than enough for what takes milliseconds; only a failure waits for it."""
 
 NoticeT = TypeVar("NoticeT", bound=Notice)
@@ -90,8 +90,8 @@ class Tunnel:
 @pytest_asyncio.fixture
 async def tunnel(aio_pair: tuple[Bus, Bus], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tunnel]:
     # A loop that stands still for 5 s while it connects to a target takes it for one that does not answer.
-    monkeypatch.setattr(exposure, "CONNECT_TIMEOUT_S", 10 * WAIT_S)
-    monkeypatch.setattr(forward, "OPEN_TIMEOUT_S", 10 * WAIT_S)
+    monkeypatch.setattr(exposure, "CONNECT_TIMEOUT_S", 2 * WAIT_S)
+    monkeypatch.setattr(forward, "OPEN_TIMEOUT_S", 2 * WAIT_S)
     tunnel = Tunnel(*aio_pair)
     yield tunnel
     await tunnel.close()
