@@ -126,7 +126,7 @@ class _Entry:
 class Roster:
     """The dial plan of a node.
 
-    Queries: ``addresses``, ``is_dialling``, ``may_attempt``, ``next_deadline``.
+    Queries: ``addresses``, ``is_dialling``, ``is_small``, ``may_attempt``, ``next_deadline``.
     Inputs: ``learn``, ``dial_failed``, ``dial_succeeded``, ``connected``, ``disconnected``.
     Commands: ``want``, ``attempt``, ``rest``. Outputs: ``plan``.
     """
@@ -172,10 +172,15 @@ class Roster:
             return deadline
         return due_at if deadline is None else min(deadline, due_at)
 
+    @property
+    def is_small(self) -> bool:
+        """Whether so few are known that all of them are dialled, and not only those in use."""
+        return self._firm <= self._limits.eager_dials_max
+
     def _is_eligible(self, entry: _Entry) -> bool:
         known = any(entry.sources.values())
         in_use = entry.wanted or entry.waiting or entry.connected
-        return known and (in_use or (entry.is_firm and self._firm <= self._limits.eager_dials_max))
+        return known and (in_use or (entry.is_firm and self.is_small))
 
     def may_attempt(self, address: Address) -> bool:
         """Whether that peer is known by hearsay only, and dialled if it were known better."""
@@ -186,8 +191,18 @@ class Roster:
 
     def _weigh(self, entry: _Entry, is_firm: bool) -> None:
         """What is known of the peer may have become more than hearsay, or less."""
+        was_small = self.is_small
         self._firm += is_firm - entry.is_firm
         entry.is_firm = is_firm
+        if self.is_small and not was_small:
+            self._dial_rest()
+
+    def _dial_rest(self) -> None:
+        """The roster has become small: it is the turn of those who were only known while it was large."""
+        for address, entry in self._entries.items():
+            is_scheduled = address in self._timers or any(address in due for due in self._due)
+            if not (entry.connected or entry.dialling or is_scheduled):
+                self._schedule(address, entry, self._now)
 
     # Inputs
 

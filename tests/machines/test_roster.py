@@ -72,7 +72,7 @@ class RosterAtLarge(RuleBasedStateMachine):
         self.now = 100.0
         self.known: dict[Address, Known] = {}
         self.ignored = 0
-        self.was_large = False
+        self.is_small = True
 
     def may_be_dialled(self, one: Known) -> bool:
         in_use = one.wanted or one.waiting or one.connected
@@ -256,7 +256,12 @@ class RosterAtLarge(RuleBasedStateMachine):
     def it_knows_whom_it_should(self) -> None:
         assert set(self.roster.addresses) == set(self.known)
         assert self.roster.ignored == self.ignored
-        self.was_large |= sum(one.is_firm for one in self.known.values()) > LIMITS.eager_dials_max
+        was_small = self.is_small
+        self.is_small = sum(one.is_firm for one in self.known.values()) <= LIMITS.eager_dials_max
+        assert self.roster.is_small is self.is_small
+        if self.is_small and not was_small:  # it is the turn of those who were only known
+            for address in self.known:
+                self.prompt(address)
         for address, one in self.known.items():
             assert self.roster.is_dialling(address) is (not one.connected and self.may_be_dialled(one))
 
@@ -268,8 +273,7 @@ class RosterAtLarge(RuleBasedStateMachine):
         due = {
             address for address, one in self.known.items() if self.may_be_dialled(one) and not one.is_served
         }
-        # Who is waited for is wanted, too; and who was known when the mesh was large is dialled on use.
-        due = {a for a in due if self.known[a].wanted or (self.known[a].is_firm and not self.was_large)}
+        due = {a for a in due if self.known[a].wanted or self.known[a].is_firm}  # who is waited for is wanted
         end = self.now + 12.0
         tried: dict[Address, list[float]] = {address: [] for address in due}
         dials: Counter[Address] = Counter()

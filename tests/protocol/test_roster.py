@@ -622,6 +622,26 @@ def test_a_small_roster_is_dialled_and_a_large_one_on_use() -> None:
     assert roster.plan(NOW + 1.1) == [(peer(4), TCP)]  # not the first: nobody uses it
 
 
+def test_when_a_roster_has_become_small_it_is_the_turn_of_those_who_were_only_known() -> None:
+    roster = fresh(eager_dials_max=3)
+    for number in range(3):
+        roster.learn(peer(number), "test", (TCP,), 1, NOW)
+    roster.learn(peer(3), "gossip:somebody", (TCP,), 1, NOW)
+    roster.connected(peer(0), NOW)
+    roster.plan(NOW)
+    roster.learn(peer(4), "test", (TCP,), 1, NOW)
+    roster.dial_failed(peer(1), TCP, NOW)  # peer(2) is still being dialled
+    assert not roster.is_small
+    assert roster.next_deadline() is None
+    roster.learn(peer(5), "test", (TCP,), 1, NOW)
+    roster.learn(peer(5), "test", (), 0, NOW + 1)
+    assert roster.next_deadline() is None
+    roster.learn(peer(0), "test", (), 0, NOW + 1)
+    roster.disconnected(peer(0), NOW + 2)
+    assert roster.is_small
+    assert roster.plan(NOW + 2) == [(peer(1), TCP), (peer(4), TCP)]
+
+
 def test_somebody_being_dialled_is_wanted_without_a_second_dial() -> None:
     roster = known()
     roster.plan(NOW)
