@@ -88,6 +88,11 @@ class Peer:
     loss: float | None = None
     """Share of datagrams lost on the way to us, 0 to 1; None until measured."""
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether there is a conversation: the state is alive or suspect."""
+        return self.state in (PeerState.ALIVE, PeerState.SUSPECT)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
@@ -147,7 +152,14 @@ class PeerJoined:
 
 @dataclass(frozen=True, slots=True)
 class PeerChanged:
-    """Name, metadata, state or path of a peer changed."""
+    """Name, metadata, state or path of a peer changed; or it is known now, and has not joined."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class PeerForgotten:
+    """A peer that has not joined is known no more: whoever told of it has withdrawn that."""
 
     peer: Peer
 
@@ -243,6 +255,7 @@ class UnreliableWaiting:
 Event: TypeAlias = (
     PeerJoined
     | PeerChanged
+    | PeerForgotten
     | PeerLeft
     | MessageReceived
     | SendDone

@@ -183,7 +183,7 @@ class AioExchange(InOneProcess, Exchange[Stream, "asyncio.Future[Stream]"]):
 
     def changes(self) -> PeerChanges:
         """Return a new iteration over the changes of peers."""
-        changes = PeerChanges(self.table.live.values())
+        changes = PeerChanges(self.table.listed.values())
         if self.is_over:
             changes.close()
         self._changes.add(changes)
@@ -207,9 +207,9 @@ class AioExchange(InOneProcess, Exchange[Stream, "asyncio.Future[Stream]"]):
             changes.close()
 
     def _peer_changed(self, event: PeerEvent) -> None:
-        known = event.peer.address in self.table.live
+        before = event.peer.address in self.table.listed
         self.table.apply(event)
-        if known or event.peer.address in self.table.live:
+        if before or event.peer.address in self.table.listed:
             for changes in tuple(self._changes):
                 changes.put(event)
 

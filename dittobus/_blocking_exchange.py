@@ -178,7 +178,7 @@ class BlockingExchange(InOneProcess, Exchange[Stream, "BusFuture[Stream]"]):
                 core.abort()
 
     def _new_changes(self) -> PeerMailbox:
-        changes = PeerMailbox(self.io, self.table.live.values())
+        changes = PeerMailbox(self.io, self.table.listed.values())
         if self.is_over:
             changes.drop()
         self._changes.add(changes)
@@ -195,9 +195,9 @@ class BlockingExchange(InOneProcess, Exchange[Stream, "BusFuture[Stream]"]):
             changes.drop()
 
     def _peer_changed(self, event: PeerEvent) -> None:
-        known = event.peer.address in self.table.live
+        before = event.peer.address in self.table.listed
         self.table.apply(event)
-        if known or event.peer.address in self.table.live:
+        if before or event.peer.address in self.table.listed:
             for changes in tuple(self._changes):
                 changes.put((event,))
 

@@ -163,11 +163,9 @@ class BusExchange(Exchange[DittoBusStream, Pending]):
 
     def _peer_changed(self, event: PeerEvent) -> None:
         self.table.apply(event)
+        self._peers_changed = True
         if isinstance(event, PeerLeft):
-            self._peers_changed = True
             self._lost = [*self._lost[1 - LOST_MAX :], event]
-        else:
-            self._peers_changed |= event.peer.address in self.table.live
 
     def _before_event(self) -> None:
         if self._peers_changed:
@@ -177,7 +175,7 @@ class BusExchange(Exchange[DittoBusStream, Pending]):
         self._peers_changed = False
         lost, self._lost = self._lost, []
         if self._bus.delegate is not None:
-            peers = Peers(self.table.live.values(), lost)
+            peers = Peers(self.table.listed.values(), lost)
             self._ground.strand.append(self._bus, PeersChanged(peers))
             self._ground.watch()
 

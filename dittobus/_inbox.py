@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from brokerless import PeerChanged, PeerJoined, PeerLeft
+from brokerless import PeerChanged, PeerForgotten, PeerJoined, PeerLeft
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -143,17 +143,17 @@ class Iteration(Generic[T]):
 
 
 class PeerChanges(Iteration["PeerEvent"]):
-    """One iteration over the changes of peers: first those who are there, as joined, then every change.
+    """One iteration over the changes of peers: first those who are listed, then every change.
 
     When nobody takes them, those that later ones make void are dropped: at most two of each peer are left.
     """
 
-    def __init__(self, live: Iterable[Peer]) -> None:
+    def __init__(self, listed: Iterable[Peer]) -> None:
         super().__init__(Inbox(), self._note_taken)
-        self._known: set[Address] = set()  # of whom the consumer has taken a joining, but no leaving
+        self._had_joined: dict[Address, bool] = {}  # of whom is listed by what the consumer has taken
         self._compact_at = CHANGES_MAX
-        for peer in live:
-            self._inbox.put(PeerJoined(peer))
+        for peer in listed:
+            self._inbox.put(PeerJoined(peer) if peer.has_joined else PeerChanged(peer))
 
     def put(self, event: PeerEvent) -> None:
         """Add a change."""
@@ -167,10 +167,10 @@ class PeerChanges(Iteration["PeerEvent"]):
         self._inbox.close()
 
     def _note_taken(self, event: PeerEvent) -> None:
-        if isinstance(event, PeerJoined):
-            self._known.add(event.peer.address)
-        elif isinstance(event, PeerLeft):
-            self._known.discard(event.peer.address)
+        if isinstance(event, PeerForgotten | PeerLeft):
+            self._had_joined.pop(event.peer.address, None)
+        else:
+            self._had_joined[event.peer.address] = event.peer.has_joined
 
     def _compact(self) -> None:
         last: dict[Address, PeerEvent] = {}
@@ -178,11 +178,15 @@ class PeerChanges(Iteration["PeerEvent"]):
         for event in self._inbox.items:
             address = event.peer.address
             previous = last.pop(address, None)
-            if isinstance(event, PeerLeft) and address in self._known:
+            if isinstance(event, PeerLeft) and self._had_joined.get(address):
                 left[address] = event
             elif isinstance(event, PeerChanged) and isinstance(previous, PeerJoined):
                 event = PeerJoined(event.peer)
             last[address] = event
         self._inbox.items.clear()
         self._inbox.items.extend(left.values())
-        self._inbox.items.extend(event for event in last.values() if not isinstance(event, PeerLeft))
+        for address, event in last.items():
+            if not isinstance(event, PeerForgotten | PeerLeft):
+                self._inbox.items.append(event)
+            elif self._had_joined.get(address) is False:
+                self._inbox.items.append(PeerForgotten(event.peer))

@@ -227,16 +227,16 @@ class MessageMailbox(Mailbox["Message"]):
 
 
 class PeerMailbox(Mailbox["PeerEvent"]):
-    """One iteration over the changes of peers: first those who are there, as joined, then every change.
+    """One iteration over the changes of peers: first those who are listed, then every change.
 
     When nobody takes them, those that later ones make void are dropped, as in the asyncio face.
     """
 
     __slots__ = ("__weakref__", "_changes")
 
-    def __init__(self, io: IoThread, live: Iterable[Peer]) -> None:
+    def __init__(self, io: IoThread, listed: Iterable[Peer]) -> None:
         super().__init__(io, "change of peers")
-        self._changes = PeerChanges(live)
+        self._changes = PeerChanges(listed)
         self._items = self._changes._inbox.items
         self._note_taken = self._changes._note_taken
 

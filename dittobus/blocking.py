@@ -304,10 +304,11 @@ class Bus:
         return exchange.outcome(exchange.wait, begin)
 
     def peer_changes(self) -> Iterator[PeerEvent]:
-        """Iterate over who is there, as ``PeerJoined``, and then over every change.
+        """Iterate over who is there, as ``PeerJoined``, and then over every change of ``peers``.
 
-        ``PeerLeft.reason`` says why somebody has gone. Each iterator sees everything; of what it is slow to
-        take, only the latest state of each peer is kept in the end.
+        Of who has not joined, or not yet, ``PeerChanged`` tells, and ``PeerForgotten`` when it is not known
+        any more. ``PeerLeft.reason`` says why somebody has gone. Each iterator sees everything; of what it
+        is slow to take, only the latest state of each peer is kept in the end.
         """
         exchange = self._running()
         return Iteration(exchange, exchange.changes())

@@ -37,7 +37,9 @@ class DittoBusDelegate:
         """
 
     def bus_did_update_peers(self, bus: DittoBus, peers: Peers) -> None:
-        """Look at who is there now; ``peers.lost`` says who has gone since the last call, and why.
+        """Look at ``bus.peers`` as it is now; ``peers.lost`` says who has gone since the last call, and why.
+
+        Those that are known and have not joined are among them, too: see ``peer.has_joined``.
 
         Called at once when the delegate is set, and then after every change; changes in quick succession are
         taken together when the queue is slow.

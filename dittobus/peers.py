@@ -12,6 +12,7 @@ from brokerless import (
     ConfigError,
     Peer,
     PeerChanged,
+    PeerForgotten,
     PeerJoined,
     PeerLeft,
     WaitTimeout,
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
     from brokerless import BusError
 
-PeerEvent: TypeAlias = PeerJoined | PeerChanged | PeerLeft
-"""What changes in who is there. ``PeerLeft.reason`` says why somebody has gone."""
+PeerEvent: TypeAlias = PeerJoined | PeerChanged | PeerForgotten | PeerLeft
+"""What changes in ``bus.peers``. ``PeerLeft.reason`` says why somebody has gone."""
 
 _HINT = "running, in the same mesh, and with the same secret?"
 
 
 class Peers(tuple[Peer, ...]):
-    """Everybody who is there, as snapshots.
+    """Everybody known and not lost, as snapshots: ``has_joined`` tells with whom there is a conversation.
 
     ``lost`` tells who has gone since the snapshot before, each with the reason.
     """
@@ -48,10 +49,12 @@ WaitTarget: TypeAlias = "str | Address | Peer | Callable[[Peer], object]"
 
 
 class PeerTable:
-    """The peers with which there is a conversation, as their events tell. Belongs to the loop of the node."""
+    """The peers, as their events tell. Belongs to the loop of the node."""
 
     def __init__(self) -> None:
+        self.listed: dict[Address, Peer] = {}
         self.live: dict[Address, Peer] = {}
+        """Those with which there is a conversation."""
         self._waits: dict[asyncio.Future[Peer], Callable[[Peer], bool]] = {}
         self._addresses: dict[asyncio.Future[Peer], Address] = {}  # of whom those wait that know it
         self._counts: dict[asyncio.Future[tuple[Peer, ...]], int] = {}
@@ -59,11 +62,13 @@ class PeerTable:
     def apply(self, event: PeerEvent) -> None:
         """Take note of an event, and tell who waited for it."""
         peer = event.peer
-        if isinstance(event, PeerLeft):
+        if isinstance(event, PeerForgotten | PeerLeft):
+            self.listed.pop(peer.address, None)
             self.live.pop(peer.address, None)
             return
-        if isinstance(event, PeerChanged) and peer.address not in self.live:
-            return  # known, but there is no conversation
+        self.listed[peer.address] = peer
+        if not peer.has_joined:
+            return
         self.live[peer.address] = peer
         for future, matches in list(self._waits.items()):
             _try(future, matches, (peer,))

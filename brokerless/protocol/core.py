@@ -26,7 +26,7 @@ from brokerless.errors import (
     RemoteProtocolError,
     UnknownPeer,
 )
-from brokerless.model import DropCause, LossReason, NodeStats, PeerChanged, Reliability, SendDone, Traffic
+from brokerless.model import DropCause, LossReason, NodeStats, Reliability, SendDone, Traffic
 from brokerless.protocol import wire
 from brokerless.protocol.actions import Action, Dial, Push, Refused, Superseded
 from brokerless.protocol.association import Nonce
@@ -91,6 +91,7 @@ class NodeCore:
         self._allowed = allowed
         self.limits = limits
         self.roster = Roster(address, limits)
+        self._was_small = self.roster.is_small
         self.wake = wake
         self._incarnation = incarnation
         self._budget = Budget(limits.memory_bytes_max)
@@ -115,12 +116,12 @@ class NodeCore:
     @property
     def peers(self) -> tuple[Peer, ...]:
         """Everybody known and not lost."""
-        return tuple(peering.snapshot() for peering in self._peers.values() if peering.loss is None)
+        return tuple(peering.snapshot() for peering in self._peers.values() if peering.is_listed)
 
     def peer(self, address: Address) -> Peer | None:
         """Return a snapshot of that peer, or None."""
         peering = self._peers.get(address)
-        return peering.snapshot() if peering is not None and peering.loss is None else None
+        return peering.snapshot() if peering is not None and peering.is_listed else None
 
     def session(self, address: Address) -> Session | None:
         """Return the present session with that peer, or None."""
@@ -253,14 +254,10 @@ class NodeCore:
         """
         if address == self.address or (self._allowed is not None and address not in self._allowed):
             return
-        known = self.roster.learn(address, source, endpoints, boot, now, ours)
-        peering = self._peers.get(address)
-        if not known:
-            self._prune(address, now)
-        elif peering is None:
-            peering = self._peering(address)
-            peering.is_dialled = self.roster.is_dialling(address)
-            self.emit(PeerChanged(peering.snapshot()))
+        if self.roster.learn(address, source, endpoints, boot, now, ours):
+            self._peering(address)
+        self._look(address)
+        self._prune(address, now)
 
     def expire(self, now: float) -> None:
         """Act on what time has come for."""
@@ -365,11 +362,7 @@ class NodeCore:
     def want(self, address: Address, now: float) -> None:
         """Dial a known peer, whatever the size of the roster."""
         self.roster.want(address, now)
-        peering = self._peers.get(address)
-        if peering is not None and not peering.is_dialled and self.roster.is_dialling(address):
-            peering.is_dialled = True
-            if peering.loss is None:
-                self.emit(PeerChanged(peering.snapshot()))
+        self._look(address)
         self.wake()
 
     def expect_datagrams(self, address: Address) -> None:
@@ -525,6 +518,16 @@ class NodeCore:
             peering = self._peers[address] = Peering(self, self._links, address)
         return peering
 
+    def _look(self, address: Address) -> None:
+        """See how that peer stands in the roster now; and everybody, when that has become large, or small."""
+        peerings = [self._peers[address]] if address in self._peers else []
+        if self.roster.is_small is not self._was_small:
+            self._was_small = self.roster.is_small
+            peerings = list(self._peers.values())
+        for peering in peerings:
+            remote = peering.address
+            peering.looked_for(remote in self.roster, self.roster.is_dialling(remote))
+
     def _prune(self, address: Address, now: float) -> None:
         """Forget who is neither heard of, nor linked, nor waited for: passers-by must not cost memory.
 
@@ -595,6 +598,7 @@ class NodeCore:
         if link.endpoint:
             self.roster.dial_succeeded(link.remote, link.endpoint, now)
         self.roster.connected(link.remote, now)
+        self._look(link.remote)
         self._links.ready(link, now)
 
     def disconnected(self, remote: Address, now: float) -> None:
@@ -602,6 +606,7 @@ class NodeCore:
         session = self.session(remote)
         self.roster.set_waiting(remote, session is not None)
         self.roster.disconnected(remote, now)
+        self._look(remote)
         self._prune(remote, now)
 
     def doubted(self, remote: Address, is_suspect: bool, now: float) -> None:
@@ -643,3 +648,4 @@ class NodeCore:
         """Leave the peer alone for a while."""
         self.roster.set_waiting(remote, False)
         self.roster.rest(remote, now)
+        self._look(remote)

@@ -10,6 +10,7 @@ from brokerless.model import (
     Path,
     Peer,
     PeerChanged,
+    PeerForgotten,
     PeerJoined,
     PeerLeft,
     PeerState,
@@ -86,8 +87,8 @@ class PeeringHost(Protocol):
 class Peering:
     """One address as this node knows it.
 
-    Queries: ``snapshot``, ``joined``, ``loss``.
-    Inputs: ``info``, ``associate``, ``packet``, ``link_gone``, ``expire``, ``settle``.
+    Queries: ``snapshot``, ``is_listed``, ``joined``, ``loss``.
+    Inputs: ``looked_for``, ``info``, ``associate``, ``packet``, ``link_gone``, ``expire``, ``settle``.
     Commands: ``session_for_use``, ``announce``, ``end``.
     """
 
@@ -97,7 +98,9 @@ class Peering:
         self.links: dict[int, Link] = {}
         self.joined = False
         self.loss: LossReason | None = None
-        """Why it was lost, until it joins again; it is told of to nobody as long."""
+        """Why it was lost, until it joins again; it is not listed as long."""
+        self.is_known = False
+        """Whether a discovery tells where it may be."""
         self.is_dialled = False
         self.expected_until = 0.0
         """So long a peer that was told of our session on a link may still mean it when that link has died."""
@@ -107,15 +110,20 @@ class Peering:
         self._metadata = b""
         self._suspect = False
         self._began = 0  # ``opened`` of the link that the session began on
-        self._told: tuple[object, ...] | None = None  # what was notable when it joined, or changed last
+        self._told: tuple[object, ...] | None = None  # what was notable then; None: not listed
 
     # Queries
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it is one of the node's peers; events tell of all that come, change and go."""
+        return self.joined or (self.is_known and self.loss is None)
 
     def snapshot(self) -> Peer:
         """Return the peer as it is now."""
         session = self.session
         if session is None or session.state is not SessionState.ESTABLISHED:
-            state = PeerState.JOINING if self.links or self.is_dialled else PeerState.KNOWN
+            state = PeerState.JOINING if self.is_dialled else PeerState.KNOWN
             return Peer(self.address, self._name, self._metadata, state)
         path = ReliablePath.NONE
         if session.current_link is not None:
@@ -187,6 +195,11 @@ class Peering:
 
     # Inputs
 
+    def looked_for(self, is_known: bool, is_dialled: bool) -> None:
+        """The roster knows the peer, or no longer does; and has it dialled, or not."""
+        self.is_known, self.is_dialled = is_known, is_dialled
+        self._tell()
+
     def info(self, link: Link, info: wire.Info, now: float) -> None:
         """The peer told on this link who it is and which session it means. Raises ``RemoteProtocolError``."""
         if self._host.asks_admission and not self.joined and link.phase is LinkPhase.INFO:
@@ -254,17 +267,19 @@ class Peering:
         link.info = None if is_newest else info
         if is_newest:
             self._take_in(info, now)
-        if link.phase is not LinkPhase.READY:
+        is_fresh = link.phase is not LinkPhase.READY
+        if is_fresh:
             link.phase = LinkPhase.READY
             session.link_ready(link.id, info.received, now)
-            self._host.connected(link, now)
         if not self.joined:
             self.joined = True
             peer = self.snapshot()
             self._told = _notable(peer)
             self._host.emit(PeerJoined(peer))
             session.datagrams.joined(now)
-        self._tell_change()
+        if is_fresh:
+            self._host.connected(link, now)
+        self._tell()
         if is_newest:
             self._host.introduced(link, info, now)
         self._host.touch(self.address)
@@ -284,12 +299,16 @@ class Peering:
         self._name, self._metadata = info.name, info.metadata
         self.session.datagrams.introduced(info, now)
 
-    def _tell_change(self) -> None:
-        if self._told is not None:
-            peer = self.snapshot()
-            if _notable(peer) != self._told:
-                self._told = _notable(peer)
-                self._host.emit(PeerChanged(peer))
+    def _tell(self) -> None:
+        """Tell what is notable of the peer, if that is not what was told last."""
+        peer, before = self.snapshot(), self._told
+        self._told = _notable(peer) if self.is_listed else None
+        if self._told == before:
+            return
+        if self._told is None:
+            self._host.emit(PeerForgotten(peer))
+        else:
+            self._host.emit(PeerChanged(peer))
 
     def packet(self, link: Link, packet: wire.Packet, size: int, now: float) -> None:
         """A packet came on a link that has proven itself. Raises ``RemoteProtocolError``."""
@@ -330,7 +349,7 @@ class Peering:
                     info, other.info = other.info, None
                     self._take_in(info, now)
                     self._host.introduced(other, info, now)
-            self._tell_change()
+            self._tell()
 
     def expire(self, now: float) -> None:
         """Time has come for something of the session."""
@@ -361,7 +380,7 @@ class Peering:
         if session.is_suspect != self._suspect:
             self._suspect = session.is_suspect
             self._host.doubted(self.address, self._suspect, now)
-            self._tell_change()
+            self._tell()
         if session.datagrams.take_call() and session.current_link is not None:
             self.announce(self.links[session.current_link], now)
         self.settle_datagrams()
@@ -379,7 +398,7 @@ class Peering:
             datagrams.has_push_at = datagrams.wants_push_at
             self._host.push(self.address, datagrams.has_push_at)
         datagrams.told_path = datagrams.path
-        self._tell_change()
+        self._tell()
 
 
 def _notable(peer: Peer) -> tuple[object, ...]:

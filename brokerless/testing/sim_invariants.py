@@ -30,6 +30,7 @@ CHECKED_MAX = 8
 def check_node(node: SimNode) -> None:
     """Hold a node, and its half of each conversation, against what must be true between any two turns."""
     core = node.core
+    node.presence.check(core.peers)
     sessions = core.sessions
     if len(sessions) > CHECKED_MAX:
         first = node.turns % len(sessions)

@@ -8,6 +8,7 @@ from brokerless.model import MessageReceived, Reliability, StreamMessages, Strea
 from brokerless.protocol.actions import Admit, Cut, Dial, Push
 from brokerless.protocol.core import NodeCore
 from brokerless.protocol.incarnation import Incarnation
+from brokerless.testing.presence import Presence
 from brokerless.testing.sim_datagrams import connect
 from brokerless.testing.sim_link import LINK_BYTES_MAX, Sign
 
@@ -67,6 +68,7 @@ class SimNode:
 
     def _begin(self) -> None:
         self.events: list[Event] = []
+        self.presence = Presence()
         self.actions: list[Action] = []
         self.received: dict[Stream, list[bytes]] = {}
         self.singles: list[bytes] = []
@@ -250,6 +252,7 @@ class SimNode:
 
     def _deliver(self, event: Event) -> None:
         self.events.append(event)
+        self.presence.take(event)
         if self.network.trace is not None:
             self.network.trace.told(self, event)
         if isinstance(event, StreamOffered) and self.accepts:

@@ -9,6 +9,7 @@ from brokerless.cipher import ChaChaCipher
 from brokerless.model import (
     MessageReceived,
     PeerChanged,
+    PeerForgotten,
     PeerJoined,
     PeerLeft,
     SendDone,
@@ -112,7 +113,7 @@ class Trace:
         node = self._network.nodes.get(address)
         return address.short if node is None else node.label
 
-    def _of_peer(self, event: PeerJoined | PeerChanged | PeerLeft) -> str:
+    def _of_peer(self, event: PeerJoined | PeerChanged | PeerForgotten | PeerLeft) -> str:
         peer: Peer = event.peer
         reason = f", {event.reason.value}" if isinstance(event, PeerLeft) else ""
         path = f"{peer.path.reliable.value}, {peer.path.datagram.value}"
@@ -156,6 +157,7 @@ def _error(error: Exception | None) -> str:
 _WORDS: dict[type, Callable[[Trace, Any], str]] = {
     PeerJoined: Trace._of_peer,
     PeerChanged: Trace._of_peer,
+    PeerForgotten: Trace._of_peer,
     PeerLeft: Trace._of_peer,
     MessageReceived: Trace._of_message,
     SendDone: Trace._of_end,

@@ -53,7 +53,7 @@ async def find_peer(bus: Bus, wanted: str, timeout: float) -> Peer:  # noqa: ASY
 
 def live(bus: Bus) -> list[Peer]:
     """Return the peers with which there is a conversation."""
-    return [peer for peer in bus.peers if peer.state in (PeerState.ALIVE, PeerState.SUSPECT)]
+    return [peer for peer in bus.peers if peer.has_joined]
 
 
 def fitting(peers: Sequence[Peer], wanted: str) -> list[Peer]:

@@ -110,7 +110,7 @@ class Far(DittoBusDelegate):
 
     def bus_did_update_peers(self, bus: DittoBus, peers: Peers) -> None:
         for peer in peers:
-            if peer.address not in self._joined:
+            if peer.has_joined and peer.address not in self._joined:
                 self._joined.add(peer.address)
                 self._tell("joined", address=str(peer.address), name=peer.name)
 

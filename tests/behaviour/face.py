@@ -13,13 +13,15 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from brokerless import PeerChanged, PeerJoined, PeerLeft, Reliability
+from brokerless import PeerLeft, Reliability
+from brokerless.testing.presence import Presence as EventSum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from brokerless import (
         Address,
+        Event,
         LossReason,
         Message,
         NodeStats,
@@ -179,30 +181,34 @@ def feed(stream: AnyStream, messages: Sequence[bytes]) -> Future[list[int]]:
 
 
 class Presence:
-    """Who is there, as a bus tells it: the first report, who is live since, who has gone, what was seen."""
+    """Who is there, as a bus tells it: the first report, who is listed since, who has gone, what was seen."""
 
     def __init__(self) -> None:
         self.first: list[Peer] | None = None
-        self.here: dict[Address, Peer] = {}
+        self.listed: dict[Address, Peer] = {}
         self.lost: list[tuple[Address, LossReason]] = []
         self.seen: set[tuple[Address, PeerState]] = set()
+        self._sum = EventSum()
         self._changed = threading.Condition()
 
-    def put(self, event: PeerJoined | PeerChanged | PeerLeft) -> None:
+    @property
+    def here(self) -> dict[Address, Peer]:
+        """Those who have joined."""
+        return {address: peer for address, peer in self.listed.items() if peer.has_joined}
+
+    def put(self, event: Event) -> None:
         """Take in a single change, from a face that tells of each."""
         with self._changed:
+            self._sum.take(event)
+            self.listed = dict(self._sum.peers)
             if isinstance(event, PeerLeft):
-                del self.here[event.peer.address]
                 self.lost.append((event.peer.address, event.reason))
-            else:
-                assert (event.peer.address in self.here) is isinstance(event, PeerChanged)
-                self.here[event.peer.address] = event.peer
             self._note()
 
     def replace(self, peers: tuple[Peer, ...], lost: tuple[PeerLeft, ...]) -> None:
         """Take in a snapshot, from a face that tells of all at once."""
         with self._changed:
-            self.here = {peer.address: peer for peer in peers}
+            self.listed = {peer.address: peer for peer in peers}
             self.lost.extend((change.peer.address, change.reason) for change in lost)
             self._note()
 

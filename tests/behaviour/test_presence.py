@@ -15,6 +15,7 @@ from brokerless import (
     LossReason,
     PeerLost,
     PeerState,
+    Ticket,
     WaitTimeout,
 )
 from tests.behaviour.conftest import connect, introduce
@@ -70,6 +71,20 @@ def test_a_snapshot_comes_at_once_and_then_every_change(pair: Pair, make_bus: Ma
     later = near.presence()
     later.wait_until(lambda presence: presence.first is not None)
     assert names(later) == {"farther"}
+
+
+def test_who_is_known_and_has_not_joined_is_told_of_as_it_is_listed(make_bus: MakeBus) -> None:
+    nobody = Ticket(STRANGER, ("tcp://127.0.0.1:9",))
+    near = make_bus("near", peers=[nobody])
+    presence = near.presence()
+    presence.wait_until(lambda presence: STRANGER in presence.listed)
+    far = make_bus("far")
+    introduce(near, far)
+    presence.wait_until(lambda presence: set(presence.here) == {far.address})
+    told = {(peer.address, peer.state) for peer in presence.listed.values()}
+    assert told == {(peer.address, peer.state) for peer in near.peers}
+    assert told == {(STRANGER, PeerState.JOINING), (far.address, PeerState.ALIVE)}
+    assert isinstance(error_of(near.wait_for_peer(STRANGER, timeout=0)), WaitTimeout)
 
 
 def test_the_name_and_metadata_of_a_bus_can_be_set(pair: Pair) -> None:

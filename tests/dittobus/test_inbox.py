@@ -10,8 +10,10 @@ from brokerless import (
     Message,
     Peer,
     PeerChanged,
+    PeerForgotten,
     PeerJoined,
     PeerLeft,
+    PeerState,
     Reliability,
     Unread,
 )
@@ -21,7 +23,11 @@ from tests.dittobus.recording import WAIT_S
 
 
 def peer(number: int, name: str = "") -> Peer:
-    return Peer(Address(number.to_bytes(32)), name)
+    return Peer(Address(number.to_bytes(32)), name, state=PeerState.ALIVE)
+
+
+def known(number: int) -> Peer:
+    return Peer(Address(number.to_bytes(32)))
 
 
 def left(number: int) -> PeerLeft:
@@ -103,9 +109,9 @@ async def test_what_nobody_has_taken_can_be_taken_back() -> None:
 
 @pytest.mark.asyncio
 async def test_changes_begin_with_those_who_are_there() -> None:
-    changes = PeerChanges([peer(1), peer(2)])
+    changes = PeerChanges([peer(1), known(2)])
     changes.put(left(1))
-    assert [await anext(changes) for _ in range(3)] == [PeerJoined(peer(1)), PeerJoined(peer(2)), left(1)]
+    assert [await anext(changes) for _ in range(3)] == [PeerJoined(peer(1)), PeerChanged(known(2)), left(1)]
     changes.close()
     with pytest.raises(StopAsyncIteration):
         await anext(changes)
@@ -130,6 +136,35 @@ async def test_changes_that_nobody_takes_are_compacted(monkeypatch: pytest.Monke
         left(1),
         PeerJoined(peer(1, "changed 99")),
         PeerChanged(peer(2, "changed 99")),
+    ]
+
+
+@pytest.mark.asyncio
+async def test_who_is_only_known_is_compacted_so_that_it_adds_up() -> None:
+    changes = PeerChanges([known(1), known(2), peer(3)])
+    for _ in range(3):
+        await anext(changes)
+    for event in (
+        PeerForgotten(known(1)),
+        PeerJoined(peer(2)),
+        left(2),
+        left(3),
+        PeerChanged(known(3)),
+        PeerForgotten(known(3)),
+        PeerChanged(known(4)),
+        PeerForgotten(known(4)),
+        PeerChanged(known(5)),
+        PeerJoined(peer(5)),
+        PeerForgotten(known(1)),
+    ):
+        changes.put(event)
+    changes._compact()
+    # The second was not seen joining, so nobody need hear that it has left, only that it is there no more.
+    assert list(changes._inbox.items) == [
+        left(3),
+        PeerForgotten(peer(2)),
+        PeerJoined(peer(5)),
+        PeerForgotten(known(1)),
     ]
 
 

@@ -16,6 +16,7 @@ from brokerless import (
     PeerChanged,
     PeerJoined,
     PeerLeft,
+    PeerState,
     Reliability,
     Unread,
     WaitTimeout,
@@ -258,7 +259,7 @@ def test_what_is_given_back_is_not_consumed_twice(
 
 
 def peer(number: int, name: str = "") -> Peer:
-    return Peer(Address(number.to_bytes(32, "big")), name)
+    return Peer(Address(number.to_bytes(32, "big")), name, state=PeerState.ALIVE)
 
 
 def test_changes_begin_with_who_is_there(io: IoThread) -> None:

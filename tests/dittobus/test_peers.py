@@ -11,6 +11,7 @@ from brokerless import (
     LossReason,
     Peer,
     PeerChanged,
+    PeerForgotten,
     PeerJoined,
     PeerLeft,
     PeerState,
@@ -34,13 +35,15 @@ def test_a_snapshot_is_a_tuple_that_tells_of_losses() -> None:
 def test_the_table_follows_the_events() -> None:
     table = PeerTable()
     table.apply(PeerChanged(peer(1, state=PeerState.KNOWN)))
-    assert table.live == {}
+    assert (len(table.listed), table.live) == (1, {})
+    table.apply(PeerForgotten(peer(1, state=PeerState.KNOWN)))
+    assert table.listed == table.live == {}
     table.apply(PeerJoined(peer(1)))
     table.apply(PeerChanged(peer(1, "named")))
     assert [one.name for one in table.live.values()] == ["named"]
     table.apply(PeerLeft(peer(1), LossReason.LEFT))
     table.apply(PeerLeft(peer(1), LossReason.LEFT))
-    assert table.live == {}
+    assert table.listed == table.live == {}
 
 
 @pytest.mark.asyncio

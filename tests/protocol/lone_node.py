@@ -11,6 +11,7 @@ from brokerless.protocol.actions import Cut
 from brokerless.protocol.core import NodeCore
 from brokerless.protocol.handshake import Handshake, Role, decode
 from brokerless.protocol.incarnation import Incarnation
+from brokerless.testing.presence import Presence
 
 if TYPE_CHECKING:
     from brokerless.protocol.session import Session
@@ -41,6 +42,7 @@ class Node:
         )
         self.events: list[Any] = []
         self.actions: list[Any] = []
+        self._presence = Presence()
         self._links = 0
 
     def _wake(self) -> None:
@@ -53,7 +55,11 @@ class Node:
     def turn(self) -> None:
         """Drain the actions and events, as a shell does."""
         self.actions += self.core.take_actions()
-        self.events += self.core.take_events()
+        events = self.core.take_events()
+        self.events += events
+        for event in events:
+            self._presence.take(event)
+        self._presence.check(self.core.peers)
 
     def wait(self, seconds: float) -> None:
         end = self.now + seconds

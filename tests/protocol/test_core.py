@@ -28,7 +28,9 @@ from brokerless.model import (
     DropCause,
     LossReason,
     MessageReceived,
+    Peer,
     PeerChanged,
+    PeerForgotten,
     PeerJoined,
     PeerLeft,
     PeerState,
@@ -75,7 +77,7 @@ def test_a_peer_dials_us_and_joins() -> None:
     hello, info = remote.heard()
     assert hello.versions == (1,)
     assert isinstance(info, wire.Info)
-    assert node.core.peers[0].state is PeerState.JOINING
+    assert node.core.peers == ()  # nobody told of it
     remote.info()
     (joined,) = node.of_type(PeerJoined)
     assert joined.peer == node.core.peer(THEM)
@@ -285,10 +287,16 @@ def test_a_hint_makes_a_peer_known_once() -> None:
     for address in OTHERS[:2]:
         node.core.learn(address, "test", (PLACE,), 1, node.now)
         node.core.learn(address, "test", (PLACE,), 1, node.now)
-    states = [event.peer.state for event in node.of_type(PeerChanged)]
-    assert states == [PeerState.JOINING, PeerState.KNOWN]
+    changes = [(event.peer.address, event.peer.state) for event in node.of_type(PeerChanged)]
+    assert changes == [
+        (OTHERS[0], PeerState.JOINING),
+        (OTHERS[0], PeerState.KNOWN),  # since there are two now, and only one is dialled unasked
+        (OTHERS[1], PeerState.KNOWN),
+    ]
     assert [peer.address for peer in node.core.peers] == OTHERS[:2]
     node.core.learn(OTHERS[0], "test", (), 0, node.now)
+    assert [event.peer.address for event in node.of_type(PeerForgotten)] == [OTHERS[0]]
+    assert node.of_type(PeerChanged)[3].peer == Peer(OTHERS[1], state=PeerState.JOINING)
     assert [peer.address for peer in node.core.peers] == OTHERS[1:2]
     node.core.learn(THEM, "test", (), 0, node.now)
     assert node.core.peer(THEM) is None
@@ -310,7 +318,43 @@ def test_somebody_known_is_dialled_when_wanted() -> None:
     node.wait(0)
     assert [dial.remote for dial in node.of_type(Dial)][2:] == [OTHERS[1]]
     assert node.core.peers[1].state is PeerState.JOINING
-    assert [event.peer.address for event in node.of_type(PeerChanged)][3:] == [OTHERS[2], OTHERS[1]]
+    joining = [e.peer.address for e in node.of_type(PeerChanged) if e.peer.state is PeerState.JOINING]
+    assert joining == [OTHERS[0], OTHERS[2], OTHERS[1]]
+
+
+def test_who_is_known_better_than_by_hearsay_is_told_of_as_being_dialled() -> None:
+    node = Node()
+    node.core.learn(THEM, "gossip:another", (PLACE,), 1, node.now)
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    states = [event.peer.state for event in node.of_type(PeerChanged)]
+    assert states == [PeerState.KNOWN, PeerState.JOINING]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_link_of_somebody_who_does_not_join_changes_nothing(is_known: bool) -> None:
+    node = Node()
+    if is_known:
+        node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    before = node.core.peers
+    told = node.of_type(PeerChanged)
+    remote = Remote(node).greet()
+    assert node.core.peers == before
+    node.core.link_closed(remote.link, "gone", node.now)
+    assert node.core.peers == before
+    node.wait(3 * T)
+    assert node.of_type(PeerChanged) == told
+
+
+def test_who_has_left_is_absent_whatever_is_heard_of_it() -> None:
+    node = Node()
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    Remote(node).join().say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    node.core.learn(THEM, "other", (PLACE,), 1, node.now)
+    node.core.learn(THEM, "test", (), 0, node.now)
+    Remote(node).greet()
+    node.turn()
+    assert [type(event) for event in node.events] == [PeerChanged, PeerJoined, PeerLeft]
+    assert node.core.peers == ()
 
 
 def test_who_is_lost_may_be_wanted_back_and_is_told_of_when_it_joins() -> None:

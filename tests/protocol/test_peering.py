@@ -17,6 +17,7 @@ from brokerless.model import (
     LossReason,
     Peer,
     PeerChanged,
+    PeerForgotten,
     PeerJoined,
     PeerLeft,
     PeerState,
@@ -210,9 +211,8 @@ def info(
 
 def test_a_peer_joins_when_its_first_link_is_agreed_on() -> None:
     host = Host()
-    assert host.peering.snapshot() == Peer(THEM)
     link = host.link("tcp://192.0.2.1:1")
-    assert host.peering.snapshot().state is PeerState.JOINING
+    assert not host.peering.is_listed
     ((_, said),) = host.said
     assert (said.boot, said.epoch, said.their_boot, said.name) == (OUR_BOOT, 1, 0, "us")
     host.hear(link, info())
@@ -226,10 +226,27 @@ def test_a_peer_joins_when_its_first_link_is_agreed_on() -> None:
     assert host.calls == ["connected"]
 
 
-def test_a_peer_that_is_dialled_is_joining() -> None:
+def test_a_peer_is_listed_while_it_is_known_and_not_lost() -> None:
     host = Host()
-    host.peering.is_dialled = True
-    assert host.peering.snapshot().state is PeerState.JOINING
+    for is_known, is_dialled in ((True, False), (True, False), (True, True), (False, False), (False, False)):
+        host.peering.looked_for(is_known, is_dialled)
+        assert host.peering.is_listed is is_known
+    known, joining = Peer(THEM), Peer(THEM, state=PeerState.JOINING)
+    assert host.events == [PeerChanged(known), PeerChanged(joining), PeerForgotten(known)]
+
+
+def test_a_peer_in_a_conversation_is_listed_whether_it_is_known_or_not_and_a_lost_one_is_not() -> None:
+    host = Host()
+    link = host.joined()
+    host.peering.looked_for(True, True)
+    host.peering.looked_for(False, False)
+    assert host.peering.is_listed
+    assert host.events == []
+    host.peering.packet(link, packet(wire.Goodbye(wire.Farewell.LEFT, "")), 100, 101.0)
+    host.peering.looked_for(True, True)
+    host.peering.looked_for(False, False)
+    assert not host.peering.is_listed
+    assert host.told == [(PeerLeft, LossReason.LEFT)]
 
 
 def test_a_local_link_is_seen_in_the_path() -> None:

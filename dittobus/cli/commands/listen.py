@@ -74,6 +74,8 @@ class Names:
     async def follow(self, bus: Bus) -> None:
         """Take note of names until cancelled."""
         async for event in bus.peer_changes():
+            if not event.peer.has_joined:  # it has not said yet what it is called
+                continue
             self._names.pop(event.peer.address, None)  # so that the latest are last
             self._names[event.peer.address] = event.peer.name
             if len(self._names) > NAMES_MAX:

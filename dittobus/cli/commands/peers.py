@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dittobus import PeerChanged, PeerJoined, PeerLeft, WaitTimeout
+from dittobus import PeerChanged, PeerForgotten, PeerJoined, PeerLeft, WaitTimeout
 from dittobus.cli import exits
 from dittobus.cli.options import AsJson, BusOptions, command_app, with_options
 from dittobus.cli.output import (
@@ -34,7 +34,7 @@ LOOK_S = 2.0
 
 HEADINGS = ("ADDRESS", "STATE", "RELIABLE", "DATAGRAMS", "ROUND TRIP", "LOSS", "NAME")
 
-_WORDS = {PeerJoined: "joined", PeerChanged: "changed", PeerLeft: "left"}
+_WORDS = {PeerJoined: "joined", PeerChanged: "changed", PeerForgotten: "forgotten", PeerLeft: "left"}
 
 app = command_app()
 
@@ -109,7 +109,7 @@ def _event_line(event: PeerEvent) -> str:
         how = event.reason.value
     else:
         how = f"{peer.state.value} by {peer.path.reliable.value}, datagrams by {peer.path.datagram.value}"
-    return f"{_WORDS[type(event)]:7}  {peer.address.short}  {label(peer)} ({how})"
+    return f"{_WORDS[type(event)]:9}  {peer.address.short}  {label(peer)} ({how})"
 
 
 def _event_object(event: PeerEvent) -> dict[str, object]:

@@ -162,12 +162,12 @@ class _Finder:
         self._found: DittoAddress | None = None
 
     async def find(self) -> DittoAddress:
-        from dittobus import PeerState, UnknownPeer
+        from dittobus import UnknownPeer
         from dittobus.cli.peer import find_peer
 
         if self._found is not None:
             peer = self._bus.peer(self._found)
-            if peer is not None and peer.state in (PeerState.ALIVE, PeerState.SUSPECT):
+            if peer is not None and peer.has_joined:
                 return self._found
         try:
             self._found = (await find_peer(self._bus, self._wanted, FIND_TIMEOUT_S)).address
