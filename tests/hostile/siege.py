@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 HASTE = {"handshake_timeout_s": 2.0}
 """Limits of a victim whose handshake timeout is waited for: long enough for the good on a busy machine."""
 
+PATIENT = {"liveness_s": 20.0}
+"""Limits of the victim and its friend: no attack may cost them their link, nor does a busy machine."""
+
 PRIVATE = (b"private-name", b"private-metadata", b"friend-name", b"friend-metadata")
 """What no stranger may come to know."""
 
@@ -204,7 +207,7 @@ async def siege(directory: Path, **options: Any) -> AsyncIterator[Siege]:
             PRIVATE[0].decode(),
             metadata=PRIVATE[1],
             identity=below(None),
-            limits=Limits(**limits),
+            limits=Limits(**PATIENT, **limits),
             **{"discovery": (), **options},
         )
         friend = await mesh.start(
@@ -212,6 +215,7 @@ async def siege(directory: Path, **options: Any) -> AsyncIterator[Siege]:
             discovery=(),
             identity=below(victim.address),
             metadata=PRIVATE[3],
+            limits=Limits(**PATIENT),
             peers=(victim.node.ticket(),),
         )
         await friend.joined(victim)
