@@ -171,12 +171,16 @@ async def running(
 async def linked(
     ipc_directory: Path | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[tuple[Node, int, Node, int]]:
-    """A node that dialled, its link, a node that accepted, its link. One packet, ``b"hello"``, went over."""
+    """A node that dialled, its link, a node that accepted, its link.
+
+    One packet, ``b"hello"``, went over and was taken for a proper one: a stranger may not say much.
+    """
     async with running() as dialler, running(host, ipc_directory=ipc_directory) as acceptor:
         dialled = await dialler.reach(acceptor, acceptor.endpoints[-1])
         assert dialler.transport.send(dialled, b"hello")
         accepted = (await acceptor.sink.wait("opened"))[1]
         await acceptor.sink.wait("message")
+        acceptor.transport.confirm(accepted)
         yield dialler, dialled, acceptor, accepted
 
 
