@@ -134,8 +134,8 @@ def test_an_offer_nobody_takes_ends_at_its_timeout(pair: Pair) -> None:
 
 def test_no_time_at_all_is_over_at_once(pair: Pair) -> None:
     near, far = pair
-    assert isinstance(error_of(near.open(far.address, timeout=0)), OpenTimeout)
-    echo(*connect(near, far))
+    assert isinstance(error_of(near.open(far.address, name="too late", timeout=0)), OpenTimeout)
+    echo(*connect_named(near, far, "next"))
 
 
 def test_both_may_open_at_once(pair: Pair) -> None:

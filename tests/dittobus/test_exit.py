@@ -22,11 +22,11 @@ EXIT_S = 3 * 1.0
 
 PRELUDE = f"""
 import atexit, os, sys, threading, time
+atexit.register(lambda: print("exit took", time.monotonic() - ended))  # the first is called last
 from dittobus import DispatchQueue, DittoBus, DittoBusDelegate, DittoBusStreamDelegate
 arguments = dict(
     secret={SECRET!r}, directory=sys.argv[1], discovery=("registry",), interfaces=("127.0.0.1",)
 )
-atexit.register(lambda: print("exit took", time.monotonic() - ended))
 """
 
 
