@@ -9,7 +9,7 @@
 ``DITTOBUS_PEERS``       tickets of peers to dial, with white space or commas in between
 ``DITTOBUS_ARGUMENTS``   other arguments, as an object in JSON: ``advertise``, ``directory``, ``discovery``,
                          ``interfaces``, ``limits`` (an object), ``port``, ``trust``: how a test harness puts
-                         programs into its mesh. Children get the same, but for the port and ``advertise``
+                         programs into its mesh, and how children are where their parent is
 =======================  =====================================================================================
 
 A variable that is empty counts as not set.
@@ -17,6 +17,7 @@ A variable that is empty counts as not set.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 from brokerless import ConfigError, Limits, NodeConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from brokerless import Ticket
 
 MESH = "DITTOBUS_MESH"
@@ -39,9 +42,6 @@ VARIABLES = (MESH, SECRET, SECRET_FILE, IDENTITY, PEERS, ARGUMENTS)
 
 OTHER_ARGUMENTS = frozenset({"advertise", "directory", "discovery", "interfaces", "limits", "port", "trust"})
 """What ``DITTOBUS_ARGUMENTS`` may hold: all that text can say and no other variable does."""
-
-OWN_ARGUMENTS = frozenset({"advertise", "port"})
-"""Of these, what a process cannot hand on to its children."""
 
 SECRET_FILE_BYTES_MAX = 4_096
 """A secret is a line; a larger file is another one than was meant."""
@@ -79,21 +79,60 @@ def environment() -> dict[str, Any]:
 
 def child_environment(config: NodeConfig, ticket: Ticket) -> dict[str, str]:
     """Return this process' environment, with the variables of a child of the bus that has this ticket."""
+    defaults = NodeConfig()
+    places = {
+        "trust": config.trust,
+        "directory": None if config.directory is None else Path(config.directory).absolute(),
+        "discovery": tuple(name for name in config.discovery if isinstance(name, str)),
+        "interfaces": None if config.interfaces is None else tuple(config.interfaces),
+    }
+    return environment_for(
+        {
+            **{name: value for name, value in places.items() if value != getattr(defaults, name)},
+            "mesh": config.mesh,
+            "secret": config.secret,
+            "peers": (ticket, *config.peers),
+            "limits": config.limits,
+        }
+    )
+
+
+def environment_for(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return this process' environment, with variables of which ``environment`` makes these arguments."""
     variables = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    variables[MESH] = config.mesh
-    if config.secret is not None:
-        variables[SECRET] = secret_as_text(config.secret)
-    variables[PEERS] = " ".join(map(str, (ticket, *config.peers)))
-    if others := {name: value for name, value in _read_arguments().items() if name not in OWN_ARGUMENTS}:
-        variables[ARGUMENTS] = json.dumps(others)
+    variables[MESH] = arguments["mesh"]
+    if arguments["secret"] is not None:
+        variables[SECRET] = secret_as_text(arguments["secret"])
+    if peers := arguments.get("peers"):
+        variables[PEERS] = " ".join(map(str, peers))
+    others = {name: value for name, value in arguments.items() if name in OTHER_ARGUMENTS}
+    if limits := _changed_limits(others.pop("limits")):
+        others["limits"] = limits
+    if others:
+        variables[ARGUMENTS] = json.dumps(others, default=str)
     for name in VARIABLES:
         if "\0" in variables.get(name, ""):
             raise ConfigError(f"{name}: holds a NUL, which no environment can carry")
     return variables
 
 
+def _changed_limits(limits: Limits) -> dict[str, float]:
+    defaults = Limits()
+    return {
+        field.name: value
+        for field in dataclasses.fields(Limits)
+        if (value := getattr(limits, field.name)) != getattr(defaults, field.name)
+    }
+
+
 def _other_arguments() -> dict[str, Any]:
-    arguments = _read_arguments()
+    text = os.environ.get(ARGUMENTS)
+    try:
+        arguments = json.loads(text) if text else {}
+    except ValueError as error:
+        raise ConfigError(f"{ARGUMENTS}: no JSON: {error}") from None
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"{ARGUMENTS}: expected an object in JSON, got {type(arguments).__name__}")
     if unknown := arguments.keys() - OTHER_ARGUMENTS:
         raise ConfigError(f"{ARGUMENTS}: {min(unknown)} is none of {', '.join(sorted(OTHER_ARGUMENTS))}")
     if "limits" in arguments:
@@ -102,17 +141,6 @@ def _other_arguments() -> dict[str, Any]:
         except (ConfigError, TypeError) as error:
             raise ConfigError(f"{ARGUMENTS}: limits: {error}") from None
     _check(ARGUMENTS, **arguments)
-    return arguments
-
-
-def _read_arguments() -> dict[str, Any]:
-    text = os.environ.get(ARGUMENTS)
-    try:
-        arguments = json.loads(text) if text else {}
-    except ValueError as error:
-        raise ConfigError(f"{ARGUMENTS}: no JSON: {error}") from None
-    if not isinstance(arguments, dict):
-        raise ConfigError(f"{ARGUMENTS}: expected an object in JSON, got {type(arguments).__name__}")
     return arguments
 
 

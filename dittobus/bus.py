@@ -334,11 +334,11 @@ class DittoBus(Recipient):
     def child_environment(self) -> dict[str, str]:
         """Return the environment for a child process that is to join this mesh.
 
-        It is that of this process with the mesh, its secret, and the tickets of this bus and of the peers
-        that it was given; there ``dittobus.environment()`` makes arguments of it. Not in it are an identity,
-        which two processes cannot share, and what has no variable of its own: ``trust``, ``directory``,
-        ``discovery`` and ``interfaces``. Where there is no secret, none is needed: the child is this user's
-        on this host.
+        It is that of this process with the mesh, its secret, and the tickets of this bus and the peers that
+        it was given; and with ``interfaces``, ``discovery`` (but for objects), ``directory``, ``trust`` and
+        ``limits``, where they are not the default. There ``dittobus.environment()`` makes arguments of it.
+        Not in it is what each bus has for itself: name, metadata, identity, port, ``advertise``, ``admit``.
+        Where there is no secret, none is needed: the child is this user's on this host.
 
         >>> subprocess.Popen([sys.executable, "worker.py"], env=bus.child_environment())
         """

@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from dittobus.testing import Kit
+
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "docs" / "testing.md"
 FILE = re.compile(r"^```python\n# (?P<name>\S+\.py)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+CHILD = re.compile(r'^CHILD = """$(?P<text>.*?)^"""$', re.MULTILINE | re.DOTALL)
 RUN_S = 100
+CHILD_S = 45.0
+"""How long that process may take on a busy machine."""
 
 
 @pytest.mark.timeout(RUN_S + 10)
@@ -55,3 +60,15 @@ def test_every_setting_and_fixture_is_named() -> None:
     fixtures = [name for name in vars(pytest_dittobus) if name.startswith("dittobus_")]
     assert len(fixtures) == 5
     assert [name for name in settings + fixtures if f"`{name}`" not in text] == []
+
+
+def test_the_child_of_the_guide_can_be_put_into_the_mesh_of_a_test(tmp_path: Path) -> None:
+    found = CHILD.search((ROOT / "docs" / "guide" / "blocking.md").read_text())
+    assert found is not None
+    program = tmp_path / "child.py"
+    program.write_text(found["text"])
+    with Kit() as kit:
+        parent = kit.bus("parent")
+        child = kit.process(program)
+        assert parent.receive_message(timeout=CHILD_S).data == b"hello from a child"
+        assert child.wait(CHILD_S) == 0

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import os
 import random
 import secrets
 import shutil
@@ -17,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from brokerless import BusClosed, now
 from brokerless.testing import Chaos
 from dittobus import DittoBus, Limits, UsageError, _node, aio, blocking, generate_secret
-from dittobus._environment import ARGUMENTS, MESH, OTHER_ARGUMENTS, PEERS, SECRET, VARIABLES, secret_as_text
+from dittobus._environment import OTHER_ARGUMENTS, environment_for
 from dittobus.testing.frames import Recorder, read_all
 from dittobus.testing.process import Process
 
@@ -134,22 +131,10 @@ class Kit:
 
         For what ``process`` cannot start. Arguments of the bus that text can say are handed on, too.
         """
-        variables = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         chosen = self.arguments | arguments
         if unknown := chosen.keys() - OTHER_ARGUMENTS - {"mesh", "secret", "peers"}:
             raise TypeError(f"{min(unknown)}: cannot be handed to a process; its own program may choose it")
-        variables[MESH] = chosen.pop("mesh")
-        variables[SECRET] = secret_as_text(chosen.pop("secret"))
-        if peers := chosen.pop("peers", ()):
-            variables[PEERS] = " ".join(map(str, peers))
-        defaults = Limits()
-        chosen["limits"] = {
-            field.name: value
-            for field in dataclasses.fields(Limits)
-            if (value := getattr(chosen["limits"], field.name)) != getattr(defaults, field.name)
-        }
-        variables[ARGUMENTS] = json.dumps(chosen, default=str)
-        return variables
+        return environment_for(chosen)
 
     def process(
         self,

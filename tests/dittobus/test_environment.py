@@ -5,16 +5,16 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dittobus
+from brokerless import NodeConfig
 from dittobus import ConfigError, DittoBus, Limits, Ticket, UsageError, aio, blocking
+from dittobus._environment import child_environment
 from tests.dittobus.conftest import SECRET
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PROCESS_S = 45.0
 """How long such a process may take on a busy machine before it counts as hanging."""
@@ -82,18 +82,6 @@ def test_what_has_no_variable_may_be_said_in_json(set_variables: Any) -> None:
     assert arguments == {**OTHERS, "limits": Limits(liveness_s=20.0), "mesh": "robots"}
     for face in (DittoBus, aio.Bus, blocking.Bus):
         face("bus", **arguments)
-
-
-def test_a_child_inherits_these_but_not_its_parents_port(
-    mesh: dict[str, Any], set_variables: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_variables(ARGUMENTS=json.dumps(OTHERS))
-    with DittoBus(**mesh) as bus:
-        monkeypatch.setattr(os, "environ", bus.child_environment())
-        others = {name: value for name, value in OTHERS.items() if name not in ("port", "advertise")}
-        assert json.loads(os.environ["DITTOBUS_ARGUMENTS"]) == others
-        monkeypatch.setitem(os.environ, "DITTOBUS_ARGUMENTS", json.dumps({"port": 1}))
-        assert "DITTOBUS_ARGUMENTS" not in bus.child_environment()
 
 
 @pytest.mark.parametrize(
@@ -193,15 +181,55 @@ def test_a_child_gets_the_mesh_and_no_identity(
     with DittoBus(**arguments) as bus:
         child = bus.child_environment()
         ticket = str(bus.ticket())
+    others = {name: mesh[name] for name in ("directory", "discovery", "interfaces")}
     assert {name: value for name, value in child.items() if name.startswith("DITTOBUS_")} == {
         "DITTOBUS_MESH": "robots",
         "DITTOBUS_SECRET": f"hex:{SECRET.hex()}",
         "DITTOBUS_PEERS": f"{ticket} {TICKETS[1]}",
+        "DITTOBUS_ARGUMENTS": json.dumps(others),
     }
     assert child["UNRELATED"] == "kept"
     assert os.environ["DITTOBUS_IDENTITY"] == "the parent's"
-    monkeypatch.setattr(os, "environ", child)
-    assert dittobus.environment() == {"mesh": "robots", "secret": SECRET, "peers": [ticket, TICKETS[1]]}
+
+
+def test_a_child_is_where_its_parent_is_and_looks_for_peers_as_it_does(
+    mesh: dict[str, Any], set_variables: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parent that keeps to loopback, say, must not have a child that listens everywhere."""
+    set_variables(ARGUMENTS=json.dumps(OTHERS))  # of which this bus is not made
+    monkeypatch.chdir(Path(mesh["directory"]).parent)
+    places = {
+        "trust": "open",
+        "directory": Path(mesh["directory"]).name,
+        "discovery": ["registry", Silent()],
+        "interfaces": ["127.0.0.1"],
+        "limits": Limits(liveness_s=1.5, streams_max=5),
+    }
+    with blocking.Bus("parent", metadata=b"its own", advertise=("tcp://127.0.0.1:4001",), **places) as bus:
+        monkeypatch.setattr(os, "environ", bus.child_environment())
+        ticket = str(bus.ticket())
+    assert dittobus.environment() == {
+        **places,
+        "mesh": "dittobus",
+        "peers": [ticket],
+        "directory": mesh["directory"],
+        "discovery": ["registry"],
+    }
+
+
+class Silent:
+    """A discovery that is an object, which no variable can carry."""
+
+    name = "silent"
+
+    async def start(self, beacon: object, report: object) -> None: ...
+    async def announce(self, beacon: object) -> None: ...
+    async def close(self) -> None: ...
+
+
+def test_what_a_parent_left_as_it_is_its_children_may_choose() -> None:
+    variables = child_environment(NodeConfig(), Ticket.parse(TICKETS[0]))
+    assert {name for name in variables if name.startswith("DITTOBUS_")} == {"DITTOBUS_MESH", "DITTOBUS_PEERS"}
 
 
 @pytest.mark.parametrize("secret", [secret for _, secret in SECRETS])
@@ -236,7 +264,7 @@ def test_a_bus_that_does_not_run_has_no_children(mesh: dict[str, Any]) -> None:
 CHILD = """
 import dittobus
 from dittobus.blocking import Bus
-with Bus("child", interfaces=("127.0.0.1",), discovery=(), **dittobus.environment()) as bus:
+with Bus("child", **dittobus.environment()) as bus:
     parent = bus.wait_for_peer("parent", timeout=None)
     stream = bus.open_stream(parent, name="work", timeout=None)
     with stream:
@@ -248,7 +276,7 @@ with Bus("child", interfaces=("127.0.0.1",), discovery=(), **dittobus.environmen
 
 def test_children_join_by_their_environment_alone(mesh: dict[str, Any]) -> None:
     """Not even a registry is shared: the ticket and the secret are all they have."""
-    with blocking.Bus("parent", **mesh) as parent, ExitStack() as stack:
+    with blocking.Bus("parent", **{**mesh, "discovery": ()}) as parent, ExitStack() as stack:
         children = [
             stack.enter_context(
                 subprocess.Popen([sys.executable, "-W", "error", "-c", CHILD], env=parent.child_environment())
