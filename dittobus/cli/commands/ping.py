@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dittobus import BusError, PeerLost
+from dittobus import BusError, PeerLost, PeerState, StreamError, UnknownPeer
 from dittobus import DittoBusReliability as Reliability
 from dittobus.cli import echo, exits
 from dittobus.cli.figures import Distribution
@@ -18,7 +18,7 @@ from dittobus.cli.peer import find_peer
 from dittobus.cli.running import run
 
 if TYPE_CHECKING:
-    from dittobus import Peer
+    from dittobus import Peer, PeerStats
     from dittobus.aio import Bus, Stream
 
 LOOK_S = 0.1
@@ -130,7 +130,10 @@ class _Echoed:
         trips = await asyncio.gather(*(self._trip(reliability, message) for reliability in self._streams))
         for reader in self._readers:
             if reader.done():
-                reader.result()  # raises what ended the conversation
+                try:
+                    reader.result()  # raises what ended the conversation
+                except StreamError:
+                    raise exits.Failed("the peer answers no more") from None
         return {
             "rtt_s": {way.value: trip for way, trip in zip(self._streams, trips, strict=True)},
             "path": {way.value: self._path(way) for way in self._streams},
@@ -196,14 +199,15 @@ class _Measured:
         self.has_answer = False
 
     async def once(self, number: int) -> dict[str, Any]:
-        patience_s = self._timeout_s
-        while (stats := self._bus.peer_stats(self._peer)).rtt_s is None and patience_s > 0:
-            await asyncio.sleep(LOOK_S)
-            patience_s -= LOOK_S
+        try:
+            stats = await self._stats()
+        except UnknownPeer:
+            raise exits.Failed(f"{label(self._peer)} is gone") from None
         self.has_answer |= stats.rtt_s is not None
         peer = self._bus.peer(self._peer) or self._peer
         return {
             "measured": {
+                "state": peer.state.value,
                 "rtt_s": stats.rtt_s,
                 "jitter_s": stats.jitter_s,
                 "path": peer.path.reliable.value,
@@ -215,9 +219,19 @@ class _Measured:
             }
         }
 
+    async def _stats(self) -> PeerStats:
+        """Return the counters once there is something in them, or after patience."""
+        patience_s = self._timeout_s
+        while (stats := self._bus.peer_stats(self._peer)).rtt_s is None and patience_s > 0:
+            await asyncio.sleep(LOOK_S)
+            patience_s -= LOOK_S
+        return stats
+
     def line(self, said: dict[str, Any]) -> str:
         measured = said["measured"]
         words = f"{seconds(measured['rtt_s'])} by {measured['path']}, jitter {seconds(measured['jitter_s'])}"
+        if measured["state"] == PeerState.SUSPECT.value:
+            words = f"not heard for some time; before: {words}"
         if measured["datagram_path"] == "none":
             return words
         return (

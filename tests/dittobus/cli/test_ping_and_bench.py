@@ -54,8 +54,19 @@ class TestPing:
         [said] = commands.run("ping", "server", "-c", "1", "--json").objects
         assert said["measured"]["rtt_s"] > 0
         assert said["measured"]["path"] in NEAR
+        assert said["measured"]["state"] == "alive"
         done = commands.run("ping", "server", "-c", "1")
         assert any(f" by {path}, jitter " in done.out for path in NEAR)
+
+    @pytest.mark.parametrize("echo", [("--echo",), ()])
+    def test_a_peer_that_goes(self, commands: Commands, echo: tuple[str, ...]) -> None:
+        listener = commands.listen("listen", "--name", "leaver", *echo)
+        pinging = commands.start("ping", "leaver", "-i", "0.05")
+        assert pinging.line().startswith("leaver (")
+        listener.process.terminate()
+        done = pinging.end()
+        assert done.code == exits.ERROR
+        assert done.complaint.endswith(("answers no more", "has left", "is gone"))
 
     def test_nobody(self, commands: Commands) -> None:
         assert commands.run("ping", "nobody", "--timeout", "0").code == exits.NOT_FOUND
