@@ -35,7 +35,7 @@ async def leave(process: Process) -> float:
 
 @pytest.mark.parametrize("discovery", ["registry", "zeroconf"])
 async def test_an_interpreter_exits_with_an_open_node(tmp_path: Path, discovery: str) -> None:
-    async with Processes(tmp_path, discovery=[discovery], limits={"liveness_s": 2.0}) as processes:
+    async with Processes(tmp_path, discovery=[discovery]) as processes:
         leaver, other = await processes.pair()
         other.do("open", to=leaver.address, name="x")
         stream = (await other.says("opened"))["stream"]

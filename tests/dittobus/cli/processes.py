@@ -103,14 +103,14 @@ class Commands:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._place = {
+        place = {
             "interfaces": ["127.0.0.1"],
             "discovery": ["registry"],
             "directory": str(directory / "bus"),
         }
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("DITTOBUS_")
-        } | {"DITTOBUS_ARGUMENTS": json.dumps(self._place), "COLUMNS": "200", "TERM": "dumb"}
+        } | {"DITTOBUS_ARGUMENTS": json.dumps(place), "COLUMNS": "200", "TERM": "dumb"}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -118,10 +118,6 @@ class Commands:
 
     def __exit__(self, *how: object) -> None:
         self._stack.close()
-
-    def limit(self, **limits: float) -> None:
-        """Give the commands that are run from now on these limits."""
-        self.environment["DITTOBUS_ARGUMENTS"] = json.dumps({**self._place, "limits": limits})
 
     def run(self, *arguments: object, data: bytes = b"") -> Done:
         """Run a command to its end."""

@@ -74,7 +74,6 @@ def test_only_streams_of_that_name(commands: Commands) -> None:
 
 
 def test_a_peer_that_is_killed(commands: Commands) -> None:
-    commands.limit(liveness_s=3.0)
     far = commands.listen("cat", "--listen", "--name", "killed")
     near = commands.start("cat", "killed")
     near.say(b"x")

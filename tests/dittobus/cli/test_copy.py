@@ -81,7 +81,6 @@ def test_overwriting(commands: Commands, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("killed", ["sender", "receiver"])
 def test_nothing_is_left_of_a_copy_that_ends_early(commands: Commands, tmp_path: Path, killed: str) -> None:
-    commands.limit(liveness_s=3.0)
     (tmp_path / "to").mkdir()
     taker = commands.listen("copy", "--listen", "--to", tmp_path / "to", "--name", killed)
     with (tmp_path / "large").open("wb") as file:
