@@ -327,9 +327,9 @@ class Peering:
 
     def _goodbye(self, frame: wire.Goodbye, now: float) -> None:
         reason = LOSSES.get(frame.code, LossReason.EXPELLED)
-        error: BusError = PeerLost(
-            f"peer {reason.value}: {frame.reason}", reason=reason.value, peer=self.address
-        )
+        what = f"{self.address.short} has left" if reason is LossReason.LEFT else reason.value
+        why = f": {frame.reason}" if frame.reason else ""
+        error: BusError = PeerLost(f"peer {what}{why}", reason=reason.value, peer=self.address)
         if frame.code == wire.Farewell.REFUSED:
             error = PeerRefused(reason=frame.reason, peer=self.address)
         elif frame.code == wire.Farewell.SUPERSEDED:

@@ -496,6 +496,16 @@ def test_every_goodbye_has_its_meaning() -> None:
     assert set(LOSSES) == set(wire.Farewell)
 
 
+def test_who_leaves_for_no_reason_is_said_to_have_left() -> None:
+    host = Host()
+    link = host.joined()
+    host.session.lanes.open_stream(Reliability.RELIABLE, "", b"", None)
+    host.peering.packet(link, packet(wire.Goodbye(wire.Farewell.LEFT, "")), 40, 100.0)
+    ended, _ = host.events
+    assert isinstance(ended, StreamEnded)
+    assert str(ended.error) == f"peer {THEM.short} has left"
+
+
 @pytest.mark.parametrize(("code", "reason", "error"), GOODBYES)
 def test_a_goodbye_ends_the_session(code: int, reason: LossReason, error: type[BusError]) -> None:
     host = Host()
