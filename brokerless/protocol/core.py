@@ -648,4 +648,3 @@ class NodeCore:
         """Leave the peer alone for a while."""
         self.roster.set_waiting(remote, False)
         self.roster.rest(remote, now)
-        self._look(remote)

@@ -330,6 +330,17 @@ def test_who_is_known_better_than_by_hearsay_is_told_of_as_being_dialled() -> No
     assert states == [PeerState.KNOWN, PeerState.JOINING]
 
 
+def test_who_dials_us_makes_a_mesh_large_and_leaves_it_small() -> None:
+    node = Node(Limits(eager_dials_max=1))
+    node.core.learn(THEM, "test", (PLACE,), 1, node.now)
+    guest = Remote(node, OTHERS[0]).join()
+    node.turn()
+    assert node.core.peers[0].state is PeerState.KNOWN
+    guest.say(wire.Goodbye(wire.Farewell.LEFT, ""))
+    node.turn()
+    assert [peer.state for peer in node.core.peers] == [PeerState.JOINING]
+
+
 @pytest.mark.parametrize("is_known", [True, False])
 def test_a_link_of_somebody_who_does_not_join_changes_nothing(is_known: bool) -> None:
     node = Node()
