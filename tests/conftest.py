@@ -31,6 +31,10 @@ settings.register_profile(
 )
 settings.load_profile("dittobus")
 
+# A shell lets what it starts in the background ignore Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DESCRIPTORS = Path("/proc/self/fd")  # elsewhere than on Linux, descriptors are not watched
 THREAD_END_S = 5.0
 """How long a thread that was told to end may take: generous, since only a leak waits for it."""
