@@ -132,7 +132,7 @@ def _is_ipc(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A peer's address with the TCP places where it may be reached.
+    """A peer's ``address``, and as ``endpoints`` the TCP places where it may be reached.
 
     As text ``dittobus://<address>@host:port[,host:port…]``. Valid as long as the identity behind the address.
     """

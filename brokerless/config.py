@@ -37,54 +37,66 @@ MESH_BYTES_MAX = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Every bound of a node, each with its unit and its reason. Values out of range raise ``ConfigError``."""
+    """Every bound of a node, each with its unit and its reason. Values out of range raise ``ConfigError``.
+
+    Attributes:
+        message_bytes_max: Largest reliable message. The smaller of both sides' holds; larger data belongs in
+            several messages.
+        datagram_message_bytes_max: Largest unreliable message: some 55 datagrams; with more, one loss in a
+            hundred loses half of them.
+        stream_window_bytes: What a stream's sender may be ahead of its consumer, once the window has grown: 1
+            Gbit/s at 8 ms.
+        stream_window_initial_bytes: What it may be ahead at first, so that a thousand fresh streams cost 64
+            MiB at most.
+        send_queue_bytes_max: What a stream holds for sending before ``send`` says ``SendQueueFull``; less
+            when memory runs short.
+        unacknowledged_bytes_max: What a session holds for sending again: the most that is ever in flight to
+            one peer, and as much again of what is not messages.
+        unreliable_queue_bytes_max: Unreliable messages waiting for the application; the oldest are dropped
+            beyond it.
+        peer_memory_bytes_max: Received and not consumed, plus waiting to be sent, for one peer, above the
+            initial window and the 64 KiB to send that each of its streams has in any case; ``streams_max``
+            bounds the sum of those.
+        memory_bytes_max: The same for all peers together.
+        streams_max: Streams open with one peer; each costs about 2 KiB before its first message.
+        offers_max: Streams of one peer waiting for acceptance; its others wait at its side, so a flood costs
+            little.
+        peers_max: Peers in the roster; records beyond it are ignored and counted.
+        eager_dials_max: Up to this many peers are dialled on discovery; beyond it on first use: all pairs are
+            the square.
+        name_bytes_max: A name of a peer or stream, in UTF-8: a label, not a document.
+        metadata_bytes_max: Metadata of a peer or stream.
+        liveness_s: Silence after which a peer is lost. Both sides use the shorter of theirs.
+        handshake_timeout_s: From connection to a proven HELLO and INFO; strangers are cut after it.
+        admit_timeout_s: How long ``admit`` may think before the answer is no.
+        redial_min_s: First wait before dialling again.
+        redial_max_s: Longest wait before dialling again.
+        reassembly_timeout_s: How long fragments of an unreliable message wait for the rest.
+        exit_timeout_s: How long a bus may hold up the interpreter's exit.
+    """
 
     message_bytes_max: int = 64 * MIB
-    """Largest reliable message. The smaller of both sides' holds; larger data belongs in several messages."""
     datagram_message_bytes_max: int = 64 * KIB
-    """Largest unreliable message: some 55 datagrams; with more, one loss in a hundred loses half of them."""
     stream_window_bytes: int = 1 * MIB
-    """What a stream's sender may be ahead of its consumer, once the window has grown: 1 Gbit/s at 8 ms."""
     stream_window_initial_bytes: int = 64 * KIB
-    """What it may be ahead at first, so that a thousand fresh streams cost 64 MiB at most."""
     send_queue_bytes_max: int = 1 * MIB
-    """What a stream holds for sending before ``send`` says ``SendQueueFull``; less when memory runs short."""
     unacknowledged_bytes_max: int = 8 * MIB
-    """What a session holds for sending again: the most that is ever in flight to one peer, and as much again
-    of what is not messages."""
     unreliable_queue_bytes_max: int = 1 * MIB
-    """Unreliable messages waiting for the application; the oldest are dropped beyond it."""
     peer_memory_bytes_max: int = 128 * MIB
-    """Received and not consumed, plus waiting to be sent, for one peer, above the initial window and the
-    64 KiB to send that each of its streams has in any case; ``streams_max`` bounds the sum of those."""
     memory_bytes_max: int = 512 * MIB
-    """The same for all peers together."""
     streams_max: int = 32_768
-    """Streams open with one peer; each costs about 2 KiB before its first message."""
     offers_max: int = 256
-    """Streams of one peer waiting for acceptance; its others wait at its side, so a flood costs little."""
     peers_max: int = 4_096
-    """Peers in the roster; records beyond it are ignored and counted."""
     eager_dials_max: int = 64
-    """Up to this many peers are dialled on discovery; beyond it on first use: all pairs are the square."""
     name_bytes_max: int = 64
-    """A name of a peer or stream, in UTF-8: a label, not a document."""
     metadata_bytes_max: int = 4_096
-    """Metadata of a peer or stream."""
     liveness_s: float = 5.0
-    """Silence after which a peer is lost. Both sides use the shorter of theirs."""
     handshake_timeout_s: float = 5.0
-    """From connection to a proven HELLO and INFO; strangers are cut after it."""
     admit_timeout_s: float = 10.0
-    """How long ``admit`` may think before the answer is no."""
     redial_min_s: float = 0.1
-    """First wait before dialling again."""
     redial_max_s: float = 5.0
-    """Longest wait before dialling again."""
     reassembly_timeout_s: float = 1.0
-    """How long fragments of an unreliable message wait for the rest."""
     exit_timeout_s: float = 1.0
-    """How long a bus may hold up the interpreter's exit."""
 
     def __post_init__(self) -> None:
         for limit in dataclasses.fields(self):

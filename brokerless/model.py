@@ -17,30 +17,46 @@ if TYPE_CHECKING:
 
 
 class Reliability(enum.Enum):
-    """What is promised of delivery."""
+    """What is promised of delivery.
+
+    Attributes:
+        RELIABLE: In order, each exactly once, for as long as both processes live and hear each other.
+        UNRELIABLE: May be lost, may arrive in any order, is never delivered twice.
+        SEQUENCED: Unreliable, but an older message never arrives after a newer one.
+    """
 
     RELIABLE = "reliable"
-    """In order, each exactly once, for as long as both processes live and hear each other."""
     UNRELIABLE = "unreliable"
-    """May be lost, may arrive in any order, is never delivered twice."""
     SEQUENCED = "sequenced"
-    """Unreliable, but an older message never arrives after a newer one."""
 
 
 class PeerState(enum.Enum):
-    """How far the conversation with a peer is."""
+    """How far the conversation with a peer is. One may send to a peer in any of them.
+
+    Attributes:
+        KNOWN: Heard of, not dialled: there are more peers than ``limits.eager_dials_max``. Use has it
+            dialled.
+        JOINING: Being dialled, or proving itself.
+        ALIVE: In conversation.
+        SUSPECT: In conversation, and not heard for half the liveness limit: soon alive again, or lost.
+    """
 
     KNOWN = "known"
-    """Heard of, not dialled."""
     JOINING = "joining"
-    """Being dialled."""
     ALIVE = "alive"
     SUSPECT = "suspect"
-    """Not heard for half the liveness limit."""
 
 
 class LossReason(enum.Enum):
-    """Why a peer is gone."""
+    """Why a peer is gone.
+
+    Attributes:
+        LEFT: It closed its bus.
+        SILENT: It was not heard for the liveness limit.
+        RESTARTED: A new process with its identity joins in its place.
+        EXPELLED: One side ended the conversation: over a fault of the other, or because it does not admit
+            it, or had given it up as silent.
+    """
 
     LEFT = "left"
     SILENT = "silent"
@@ -49,7 +65,13 @@ class LossReason(enum.Enum):
 
 
 class ReliablePath(enum.Enum):
-    """What reliable traffic with a peer travels on."""
+    """What reliable traffic with a peer travels on.
+
+    Attributes:
+        TCP: A TCP connection.
+        IPC: A Unix socket, on the same host.
+        NONE: Nothing now: it is not here, or being reconnected to.
+    """
 
     TCP = "tcp"
     IPC = "ipc"
@@ -57,7 +79,13 @@ class ReliablePath(enum.Enum):
 
 
 class DatagramPath(enum.Enum):
-    """What unreliable traffic with a peer travels on."""
+    """What unreliable traffic with a peer travels on.
+
+    Attributes:
+        UDP: UDP.
+        PUSH: A TCP connection of its own, where UDP does not get through.
+        NONE: Nothing: what is sent ends in ``NoPath``.
+    """
 
     UDP = "udp"
     PUSH = "push"
@@ -66,7 +94,12 @@ class DatagramPath(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """The path of each plane."""
+    """What serves a peer now.
+
+    Attributes:
+        reliable: Its ``ReliablePath``.
+        datagram: Its ``DatagramPath``.
+    """
 
     reliable: ReliablePath = ReliablePath.NONE
     datagram: DatagramPath = DatagramPath.NONE
@@ -74,7 +107,18 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A snapshot of one peer. ``name`` is a label that the peer gave itself: not authenticated."""
+    """A snapshot of one peer.
+
+    Attributes:
+        address: Its public key, which nobody else can claim.
+        name: A label that it gave itself, and another may give himself, too.
+        metadata: What it tells of itself, at most 4 KiB.
+        state: How far the conversation with it is.
+        path: What serves it now.
+        rtt_s: Smoothed round-trip time in seconds; None until measured.
+        jitter_s: Mean deviation of the round-trip time, in seconds (RFC 6298); None until measured.
+        loss: Share of datagrams lost on the way to us, 0 to 1; None until measured.
+    """
 
     address: Address
     name: str = ""
@@ -82,11 +126,8 @@ class Peer:
     state: PeerState = PeerState.KNOWN
     path: Path = Path()
     rtt_s: float | None = None
-    """Smoothed round-trip time in seconds; None until measured."""
     jitter_s: float | None = None
-    """Mean deviation of the round-trip time, in seconds (RFC 6298); None until measured."""
     loss: float | None = None
-    """Share of datagrams lost on the way to us, 0 to 1; None until measured."""
 
     @property
     def has_joined(self) -> bool:
@@ -96,16 +137,24 @@ class Peer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
-    """One single message, as received."""
+    """One single message, as received.
+
+    Attributes:
+        sender: Whose it is.
+        data: What was sent.
+        reliability: How it was sent.
+        channel: The number that its sender chose, 0 by default.
+        received_at: When it came, in seconds of a clock that goes on while the host sleeps:
+            ``CLOCK_BOOTTIME`` where there is one, else ``time.monotonic``.
+        origin: The conversation that it came by, which gets its credit back once the message is consumed.
+    """
 
     sender: Address
     data: bytes
     reliability: Reliability
     channel: int
     received_at: float
-    """Monotonic seconds."""
     origin: Any = field(default=None, repr=False)
-    """The conversation that it came by, which gets its credit back once the message is consumed."""
 
 
 class Offer:
@@ -145,28 +194,28 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class PeerJoined:
-    """A conversation with the peer began; precedes everything else of it."""
+    """A conversation with ``peer`` began; precedes everything else of it."""
 
     peer: Peer
 
 
 @dataclass(frozen=True, slots=True)
 class PeerChanged:
-    """Name, metadata, state or path of a peer changed; or it is known now, and has not joined."""
+    """Name, metadata, state or path of ``peer`` changed; or it is known now, and has not joined."""
 
     peer: Peer
 
 
 @dataclass(frozen=True, slots=True)
 class PeerForgotten:
-    """A peer that has not joined is known no more: whoever told of it has withdrawn that."""
+    """``peer``, which has not joined, is known no more: whoever told of it has withdrawn that."""
 
     peer: Peer
 
 
 @dataclass(frozen=True, slots=True)
 class PeerLeft:
-    """The conversation is over; follows the end of its streams."""
+    """The conversation with ``peer`` is over, for that ``reason``; follows the end of its streams."""
 
     peer: Peer
     reason: LossReason
@@ -271,7 +320,19 @@ Event: TypeAlias = (
 
 
 class DropCause(enum.Enum):
-    """Why a message or packet was dropped."""
+    """Why a message or packet was dropped.
+
+    Attributes:
+        SEND_QUEUE_FULL: The socket took no more at that moment.
+        NO_PATH: Neither UDP nor TCP reaches the peer.
+        LATE: ``SEQUENCED``, and a newer one was there; or its stream had ended.
+        DUPLICATE: It had come before.
+        STALE: Of a conversation or a stream that is not there, or from before the peer was heard anew.
+        UNAUTHENTICATED: Not from who it claimed to be, or of a conversation that is over.
+        RECEIVE_QUEUE_FULL: The application did not keep up.
+        INCOMPLETE: A part of a larger message did not come.
+        MALFORMED: No datagram of a bus.
+    """
 
     SEND_QUEUE_FULL = "send queue full"
     NO_PATH = "no path"
@@ -286,7 +347,18 @@ class DropCause(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Messages each way, and what waits now. Bytes are payload bytes."""
+    """Messages each way, and what waits now. Bytes are payload bytes.
+
+    Attributes:
+        messages_sent: Messages that have left their send queue.
+        bytes_sent: Their bytes.
+        messages_received: Messages that came.
+        bytes_received: Their bytes.
+        send_queue_messages: Messages that wait to be sent.
+        send_queue_bytes: Their bytes.
+        unconsumed_messages: Messages that came and wait for the application.
+        unconsumed_bytes: Their bytes.
+    """
 
     messages_sent: int = 0
     bytes_sent: int = 0
@@ -312,20 +384,44 @@ _COUNTS = attrgetter(*Traffic.__slots__)
 
 @dataclass(frozen=True, slots=True)
 class StreamStats(Traffic):
-    """Counters of one stream."""
+    """Counters of one stream, besides those of ``Traffic``.
+
+    Attributes:
+        send_credit_bytes: How much the other end would take now (payload + 64 a message).
+        dropped: Unreliable messages that were not sent, or not delivered here, by cause.
+    """
 
     send_credit_bytes: int = 0
-    """How much the other end would take now (payload + 64 a message)."""
     dropped: Mapping[DropCause, int] = field(default_factory=dict)
-    """Unreliable messages that were not sent, or not delivered here."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerStats:
-    """Counters of one conversation. Bytes are bytes on the wire, before encryption; but for ``traffic``."""
+    """Counters of one conversation. Bytes are bytes on the wire, before encryption; but for ``traffic``.
+
+    Attributes:
+        traffic: Of all streams and single messages together.
+        packets_sent: ZeroMQ messages that were sent, those sent again included.
+        bytes_sent: Their bytes.
+        packets_received: ZeroMQ messages that came.
+        bytes_received: Their bytes.
+        packets_resent: Those that were sent again after a link was lost.
+        links: Links with the peer now.
+        links_lost: Links that failed, or were cut for a better one.
+        streams_open: Streams that are offered or open.
+        unacknowledged_bytes: What would be sent again if the link broke now.
+        rtt_s: Smoothed round-trip time in seconds; None until measured.
+        jitter_s: Mean deviation of the round-trip time, in seconds (RFC 6298); None until measured.
+        datagrams_sent: Datagrams that were sent, probes included.
+        datagrams_received: Datagrams that came, probes included.
+        datagram_rtt_s: Smoothed round-trip time over UDP, in seconds; None until measured.
+        datagram_jitter_s: Variation of the transit time to us, in seconds (RFC 3550); None until measured.
+        loss: Share of datagrams lost on the way to us, 0 to 1; None until measured.
+        loss_there: Share of ours lost on the way to the peer, as it counts them; None until it told.
+        dropped: Messages and packets that were dropped, by cause.
+    """
 
     traffic: Traffic = Traffic()
-    """Of all streams and single messages together."""
     packets_sent: int = 0
     bytes_sent: int = 0
     packets_received: int = 0
@@ -340,28 +436,33 @@ class PeerStats:
     datagrams_sent: int = 0
     datagrams_received: int = 0
     datagram_rtt_s: float | None = None
-    """Smoothed round-trip time over UDP, in seconds; None until measured."""
     datagram_jitter_s: float | None = None
-    """Variation of the transit time to us, in seconds (RFC 3550); None until measured."""
     loss: float | None = None
-    """Share of datagrams lost on the way to us, 0 to 1; None until measured."""
     loss_there: float | None = None
-    """Share of ours lost on the way to the peer, as it counts them; None until it told."""
     dropped: Mapping[DropCause, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStats:
-    """Counters of the node, over all conversations so far."""
+    """Counters of the node, over all conversations so far.
+
+    Attributes:
+        traffic: Of all peers together.
+        peers: Peers in conversation now.
+        links: Links now, with whomever.
+        handshakes_refused: Those that either side refused: of strangers, for another secret, or not admitted.
+        dials_failed: Dials that came to nothing: nobody was there, or not who was expected.
+        rejected_records: What discoveries came upon that was false, foreign or garbage; what peers told that
+            leads nowhere.
+        hearsay_failed: Dials for what peers told of other peers, on which those were not met.
+        dropped: Messages and packets that were dropped, by cause.
+    """
 
     traffic: Traffic = Traffic()
     peers: int = 0
     links: int = 0
     handshakes_refused: int = 0
     dials_failed: int = 0
-    """Dials that came to nothing: nobody was there, or not who was expected."""
     rejected_records: int = 0
-    """What discoveries came upon that was false, foreign or garbage; what peers told that leads nowhere."""
     hearsay_failed: int = 0
-    """Dials for what peers told of other peers, on which those were not met."""
     dropped: Mapping[DropCause, int] = field(default_factory=dict)

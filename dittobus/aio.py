@@ -50,11 +50,11 @@ class Bus:
     ...     viewer = await bus.wait_for_peer("viewer")
     ...     await bus.send(b"hello", viewer)
 
-    The arguments are those of ``dittobus.DittoBus``, but for the delegate. With ``io_thread`` the network has
-    a thread of its own, so that the loop may block; discoveries of your own run there, an ``admit`` that is a
-    coroutine function in your loop. ``async with`` starts and closes it; leaving by an exception does not
-    wait for the network. Raises ``ConfigError`` or ``TypeError`` for arguments that cannot be; nothing is
-    opened before ``start``.
+    The arguments are those of ``dittobus.DittoBus``, whose help describes them, but for the delegate. With
+    ``io_thread`` the network has a thread of its own, so that the loop may block; discoveries of your own run
+    there, an ``admit`` that is a coroutine function in your loop. ``async with`` starts and closes it;
+    leaving by an exception does not wait for the network. Raises ``ConfigError`` or ``TypeError`` for
+    arguments that cannot be; nothing is opened before ``start``.
     """
 
     def __init__(

@@ -62,10 +62,10 @@ class Bus:
     ...     viewer = bus.wait_for_peer("viewer")
     ...     bus.send(b"hello", viewer)
 
-    The arguments are those of ``dittobus.DittoBus``, but for the delegate. ``with`` starts and closes it;
-    leaving by an exception does not wait for the network. The network has a thread of its own, so peers are
-    not lost however long other threads are busy. Raises ``ConfigError`` or ``TypeError`` for arguments that
-    cannot be; nothing is opened before ``start``.
+    The arguments are those of ``dittobus.DittoBus``, whose help describes them, but for the delegate.
+    ``with`` starts and closes it; leaving by an exception does not wait for the network. The network has a
+    thread of its own, so peers are not lost however long other threads are busy. Raises ``ConfigError`` or
+    ``TypeError`` for arguments that cannot be; nothing is opened before ``start``.
     """
 
     def __init__(

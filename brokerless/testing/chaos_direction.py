@@ -24,13 +24,19 @@ SETTINGS = tuple(field.name for field in dataclasses.fields(Disturbance))
 
 
 class Datagram(NamedTuple):
-    """A datagram that came by. To replay something else in its place: ``datagram._replace(data=…)``."""
+    """A datagram that came by. To replay something else in its place: ``datagram._replace(data=…)``.
+
+    Attributes:
+        is_upward: Whether it goes up, to the target.
+        client: Host and port of the client that sent it, or that it is for.
+        data: Its bytes.
+        front: Where it came by: 0 before the target, or before "far"; 1 before "near".
+    """
 
     is_upward: bool
     client: Place
     data: bytes
     front: int = 0
-    """Where it came by: 0 before the target, or before "far"; 1 before "near"."""
 
 
 class Setting(Generic[T]):

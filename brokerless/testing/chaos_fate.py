@@ -15,29 +15,35 @@ SEGMENT_BYTES = 1460
 
 @dataclass(frozen=True, kw_only=True)
 class Disturbance:
-    """How one direction is disturbed; by default not at all. Shares are from 0 to 1."""
+    """How one direction is disturbed; by default not at all. Shares are from 0 to 1.
+
+    Attributes:
+        latency_s: What everything takes at least, in TCP and UDP.
+        jitter_s: By how much more it may take, evenly spread. In UDP each copy for itself, so the order may
+            change.
+        rate_bytes_s: Bytes a second that pass, all connections and datagrams together. None: as many as can.
+        blackhole: Nothing passes, as if a cable were pulled: TCP waits, UDP vanishes, but for what was under
+            way.
+        loss: UDP: share of the datagrams that is lost.
+        reordering: UDP: share that is held back until a later datagram of the same client has overtaken it.
+        held_s_max: UDP: what is held back goes on by itself after so long, so that whoever waits for it gets
+            it.
+        duplication: UDP: share that is delivered twice.
+        slice_bytes: TCP: bytes are handed on in pieces of 1 to so many. None: as they come.
+        tcp_loss: TCP: share of a connection's segments (1,460 bytes) that is lost. Nobody sends them again
+            here, as real TCP would, so the loss of one resets its connection.
+    """
 
     latency_s: float = 0.0
-    """What everything takes at least, in TCP and UDP."""
     jitter_s: float = 0.0
-    """By how much more it may take, evenly spread. In UDP each copy for itself, so the order may change."""
     rate_bytes_s: float | None = None
-    """Bytes a second that pass, all connections and datagrams together. None: as many as can."""
     blackhole: bool = False
-    """Nothing passes, as if a cable were pulled: TCP waits, UDP vanishes, but for what was under way."""
     loss: float = 0.0
-    """UDP: share of the datagrams that is lost."""
     reordering: float = 0.0
-    """UDP: share that is held back until a later datagram of the same client has overtaken it."""
     held_s_max: float = 0.05
-    """UDP: what is held back goes on by itself after so long, so that whoever waits for it gets it."""
     duplication: float = 0.0
-    """UDP: share that is delivered twice."""
     slice_bytes: int | None = None
-    """TCP: bytes are handed on in pieces of 1 to so many. None: as they come."""
     tcp_loss: float = 0.0
-    """TCP: share of a connection's segments (1,460 bytes) that is lost. Nobody sends them again here, as real
-    TCP would, so the loss of one resets its connection."""
 
     def __post_init__(self) -> None:
         for name in ("loss", "reordering", "duplication", "tcp_loss"):

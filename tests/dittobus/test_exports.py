@@ -4,6 +4,7 @@ import asyncio
 import builtins
 import inspect
 import pathlib
+import re
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import brokerless
 import dittobus
 from brokerless import errors
-from dittobus import aio
+from dittobus import aio, blocking, statistics, testing
 
 
 def test_the_errors_are_the_same_in_both_packages() -> None:
@@ -50,3 +51,21 @@ def test_both_faces_take_the_same_arguments() -> None:
     assert list(of_bus) == [*common, "delegate", "delegate_event_queue"]
     assert all(of_bus[name].default == of_aio[name].default for name in common)
     assert all(f"\n    {name}: " in (inspect.getdoc(dittobus.DittoBus) or "") for name in of_bus)
+
+
+PUBLIC = {
+    getattr(module, name)
+    for module in (dittobus, aio, blocking, statistics, testing)
+    for name in module.__all__
+    if inspect.isclass(getattr(module, name))
+}
+
+
+def test_help_describes_every_attribute_of_what_users_read() -> None:
+    unsaid = [
+        f"{kind.__name__}.{name}"
+        for kind in PUBLIC
+        for name in [*vars(kind).get("__annotations__", ()), *vars(kind).get("_member_names_", ())]
+        if not re.search(rf"\b{name}\b", kind.__doc__ or "")
+    ]
+    assert not unsaid
