@@ -12,7 +12,7 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from brokerless import BusClosed, BusError, Reliability, StreamReset
+from brokerless import BusClosed, BusError, Reliability, StreamReset, UsageError
 from dittobus._aio_offer import Offer
 from dittobus._aio_stream import Stream
 from dittobus._aio_unreliable import UnreliableStream
@@ -55,8 +55,8 @@ class AioExchange(InOneProcess, Exchange[Stream, "asyncio.Future[Stream]"]):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self.messages = MessageInbox()
-        self.offers: Inbox[Offer] = Inbox()
+        self.messages = MessageInbox(self.check_loop)
+        self.offers: Inbox[Offer] = Inbox(self.check_loop)
         self.bindings: Bindings[Callable[[Stream, Address], Awaitable[object] | None]] = Bindings()
         self._changes: weakref.WeakSet[PeerChanges] = weakref.WeakSet()
         self._stream_ids = itertools.count(1)
@@ -84,10 +84,25 @@ class AioExchange(InOneProcess, Exchange[Stream, "asyncio.Future[Stream]"]):
                 # Not gathered: where one of them waits for us, each would cancel the other for ever.
                 await asyncio.wait(handling)
 
+    def check_loop(self) -> None:
+        """Raise ``UsageError`` in another loop than that of the bus, which may have ended, or another thread.
+
+        Where no loop runs, in the bus's thread, nothing can wait, and all else may be done.
+        """
+        # To ask which loop runs costs a system call, so that comes last: of two loops in a thread one runs.
+        if self._thread != threading.get_ident() or not (
+            self._loop.is_running() or asyncio._get_running_loop() is None
+        ):
+            raise UsageError(
+                "this bus belongs to another event loop, that in which it was started",
+                hint="use it within one asyncio.run(), or dittobus.blocking in any thread",
+            )
+
     # Commands
 
     def call(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Run ``function`` where the node is, and return or raise what it does."""
+        self.check_loop()
         return function(*arguments, **options)
 
     def post(self, function: Callable[P, object], *arguments: P.args, **options: P.kwargs) -> None:
@@ -183,7 +198,7 @@ class AioExchange(InOneProcess, Exchange[Stream, "asyncio.Future[Stream]"]):
 
     def changes(self) -> PeerChanges:
         """Return a new iteration over the changes of peers."""
-        changes = PeerChanges(self.table.listed.values())
+        changes = PeerChanges(self.table.listed.values(), self.check_loop)
         if self.is_over:
             changes.close()
         self._changes.add(changes)

@@ -28,6 +28,7 @@ class Offer(AnyOffer):
         When cancelled, the stream is reset. Raises what ended the offer; ``UsageError`` if it was answered.
         """
         reply = checked_metadata(metadata, self._exchange.limits)
+        self._exchange.check_loop()
         if self._end_error is not None and not self._answered:
             raise self._end_error.with_traceback(None)
         self._answer()
@@ -40,6 +41,7 @@ class Offer(AnyOffer):
         """
         checked_code(code)
         checked_reason(reason)
+        self._exchange.check_loop()
         self._answer()
         if self._end_error is None:
             self._exchange.reject(self._core, code, reason)

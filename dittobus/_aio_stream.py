@@ -122,7 +122,7 @@ class Stream:
 
     def stats(self) -> StreamStats:
         """Return the counters of this stream, as they are now."""
-        return self._port.stats()
+        return self._exchange.call(self._core.stats)
 
     def __repr__(self) -> str:
         state = "closed" if self._ended.done() else "closing" if self._closing else "open"
@@ -169,7 +169,7 @@ class Stream:
         the stream before, ``StreamFinished`` for a message that ``finish`` came before, and ``UsageError`` on
         a stream that may lose messages, which has no receipts.
         """
-        self._check_process()
+        self._check_place()
         wanted = self._port.last_sequence if sequence is None else checked_sequence(sequence)
         if self._core.acknowledged_sequence >= wanted:
             return
@@ -186,6 +186,7 @@ class Stream:
 
     async def finish(self) -> None:
         """End this side's sending, after what was accepted. The other side may still send."""
+        self._check_place()
         self._port.finish()
         self._has_finished = True
         for receipt, wanted in self._receipts.items():
@@ -196,6 +197,7 @@ class Stream:
         return StreamFinished(f"message {sequence} was never sent", peer=self.peer)
 
     async def _send_in_turn(self, message: bytes) -> int:
+        self._check_place()
         turn: asyncio.Future[None] = self._loop.create_future()
         self._senders.append(turn)
         if len(self._senders) == 1:
@@ -249,7 +251,7 @@ class Stream:
             raise StopAsyncIteration from None
 
     async def _receive_later(self) -> bytes:
-        self._check_process()
+        self._check_place()
         arrival: asyncio.Future[None] | None = None
         try:
             while (message := self._take()) is None:
@@ -321,7 +323,7 @@ class Stream:
         side has aborted it. When cancelled, the stream is aborted. Closing twice is harmless.
         """
         checked_timeout(timeout)
-        self._check_process()
+        self._check_place()
         is_known = self._aborted or (self._ended.done() and self._end_told)
         if not self._ended.done():
             try:
@@ -342,7 +344,7 @@ class Stream:
         For who must know of the end although nobody receives: ``receive`` tells of it after what has come.
         Raises what ended the stream, if that was not the normal end.
         """
-        self._check_process()
+        self._check_place()
         await asyncio.shield(self._ended)
         if self._end_error is not None:
             raise self._failure()
@@ -351,6 +353,7 @@ class Stream:
         """Drop everything now; the other side gets ``StreamReset`` with ``code`` and ``reason``."""
         checked_code(code)
         checked_reason(reason)
+        self._check_place()
         if not self._ended.done():
             self._stop_receiving()
             self._aborted = True
@@ -445,9 +448,11 @@ class Stream:
     def _is_in_fork(self) -> bool:
         return self._send is _refuse_in_fork
 
-    def _check_process(self) -> None:
+    def _check_place(self) -> None:
+        """Raise in a forked process or another loop; messages that need not wait pass without such a look."""
         if self._is_in_fork:
             _refuse_in_fork(b"")
+        self._exchange.check_loop()
 
     def _wake_receiver(self) -> None:
         """Wake the first; who has taken something, or gives up, wakes the next."""

@@ -27,7 +27,7 @@ from dittobus._transmitter import Transmitter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from brokerless import Address, BusError, Event, Limits, Message, NodeConfig, Peer, StreamStats
+    from brokerless import Address, BusError, Event, Limits, Message, NodeConfig, Peer
     from brokerless import Stream as CoreStream
 
 T = TypeVar("T")
@@ -136,9 +136,6 @@ class ThreadedAioExchange(AioExchange):
     def abandon(self, core: CoreStream) -> None:
         if self.is_ours:
             self.io.post(partial(let_go, core))
-
-    def announce(self, name: str, metadata: bytes) -> None:
-        self.call(super().announce, name, metadata)
 
     def _want_known(self, awaited: frozenset[Address] | None) -> None:
         self.post(super()._want_known, awaited)
@@ -279,10 +276,6 @@ class StreamPort:
     def last_sequence(self) -> int:
         """Last message that ``send`` took."""
         return self.outbox.sequence
-
-    def stats(self) -> StreamStats:
-        """Return the counters."""
-        return self._exchange.call(self._core.stats)
 
     def send(self, data: bytes) -> int:
         """Queue one message; return its sequence number. Raises what a core stream does."""

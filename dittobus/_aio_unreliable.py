@@ -40,6 +40,7 @@ class UnreliableStream(Stream):
         the network takes no more now, ``MessageTooLarge``, ``StreamFinished``, or what ended the stream.
         """
         message = checked_message(data, self._exchange.limits, self.reliability)
+        self._check_place()
         try:
             return await self._exchange.transmit(self._transmit, message)
         except BusError as error:

@@ -20,11 +20,19 @@ CHANGES_MAX = 1_024
 """Changes of peers that wait for one iterator before those that say no more than later ones are dropped."""
 
 
-class Inbox(Generic[T]):
-    """A queue whose consumers compete; bounded by whoever fills it. A cancelled ``get`` takes nothing."""
+def _anywhere() -> None:
+    """Let anybody wait."""
 
-    def __init__(self) -> None:
+
+class Inbox(Generic[T]):
+    """A queue whose consumers compete; bounded by whoever fills it. A cancelled ``get`` takes nothing.
+
+    ``check`` raises where nobody can wait.
+    """
+
+    def __init__(self, check: Callable[[], None] = _anywhere) -> None:
         self.items: deque[T] = deque()
+        self._check = check
         self._getters: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
@@ -41,6 +49,7 @@ class Inbox(Generic[T]):
             while (item := self._take()) is None:
                 if self._closed:
                     raise StopAsyncIteration
+                self._check()
                 following: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 if arrival is None:
                     self._getters.append(following)
@@ -87,8 +96,8 @@ class MessageInbox(Inbox["Message"]):
     They wait where the oldest gives way to newer ones, and would not if they were put here, too.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, check: Callable[[], None] = _anywhere) -> None:
+        super().__init__(check)
         self._unread: Unread[Message] | None = None  # unknown until something waits there
 
     def look_into(self, unread: Unread[Message]) -> None:
@@ -148,8 +157,8 @@ class PeerChanges(Iteration["PeerEvent"]):
     When nobody takes them, those that later ones make void are dropped: at most two of each peer are left.
     """
 
-    def __init__(self, listed: Iterable[Peer]) -> None:
-        super().__init__(Inbox(), self._note_taken)
+    def __init__(self, listed: Iterable[Peer], check: Callable[[], None] = _anywhere) -> None:
+        super().__init__(Inbox(check), self._note_taken)
         self._had_joined: dict[Address, bool] = {}  # of whom is listed by what the consumer has taken
         self._compact_at = CHANGES_MAX
         for peer in listed:

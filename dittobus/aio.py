@@ -124,6 +124,8 @@ class Bus:
         checked_timeout(timeout)
         if self._started:
             self._exchange.check_process()  # before the loop is needed, of which a forked child has none
+        if self._started and not (self._closing is not None and self._closing.done()):
+            self._exchange.check_loop()
         if self._closing is not None:
             return await asyncio.shield(self._closing)
         self._closing = asyncio.get_running_loop().create_future()
@@ -176,7 +178,7 @@ class Bus:
 
     def _announce(self) -> None:
         if self._started and self._closing is None:
-            self._exchange.announce(self._config.name, self._config.metadata)
+            self._exchange.call(self._exchange.announce, self._config.name, self._config.metadata)
 
     def ticket(self) -> Ticket:
         """Return what another bus needs to dial this one, wherever it is."""
@@ -217,7 +219,7 @@ class Bus:
 
         Raises ``WaitTimeout``, ``AmbiguousPeer`` if several hold the name, or what the predicate raises.
         """
-        exchange = self._running()
+        exchange = self._in_loop()
         checked_timeout(timeout)
         waiting = exchange.table.wait_for(checked_target(target), timeout)
         exchange.want_known()
@@ -225,7 +227,7 @@ class Bus:
 
     async def wait_for_peers(self, count: int, timeout: float | None = 10.0) -> tuple[Peer, ...]:
         """Wait until there are ``count`` live peers, and return all of them. Raises ``WaitTimeout``."""
-        exchange = self._running()
+        exchange = self._in_loop()
         checked_timeout(timeout)
         waiting = exchange.table.wait_for_count(checked_count(count), timeout)
         exchange.want_known()
@@ -238,7 +240,7 @@ class Bus:
         any more. ``PeerLeft.reason`` says why somebody has gone. Each iterator sees everything; of what it
         is slow to take, only the latest state of each peer is kept in the end.
         """
-        return self._running().changes()
+        return self._in_loop().changes()
 
     # Messages and streams
 
@@ -258,7 +260,7 @@ class Bus:
         unreliable one, at once, ``NoPath``, or ``SendQueueFull`` if the network takes no more now; and
         ``UnknownPeer``, ``MessageTooLarge``, ``UsageError``, ``BusClosed``.
         """
-        exchange = self._running()
+        exchange = self._in_loop()
         message = checked_message(data, self._limits, checked_reliability(reliability))
         address = checked_peer(to)
         checked_channel(channel)
@@ -270,7 +272,7 @@ class Bus:
 
     def messages(self) -> AsyncIterator[Message]:
         """Iterate over single messages as they come. Iterators compete: each message goes to one."""
-        exchange = self._running()
+        exchange = self._in_loop()
         return Iteration(exchange.messages, exchange.taken)
 
     async def open_stream(
@@ -287,7 +289,7 @@ class Bus:
         When cancelled, it is reset. Raises ``StreamRejected``, ``OpenTimeout``, ``PeerLost``,
         ``UnknownPeer``, ``ConfigError``, ``UsageError``, ``BusClosed``.
         """
-        exchange = self._running()
+        exchange = self._in_loop()
         return await exchange.open_stream(
             checked_peer(to),
             checked_reliability(reliability),
@@ -298,7 +300,7 @@ class Bus:
 
     def offers(self) -> AsyncIterator[Offer]:
         """Iterate over the streams that peers want to open. Iterators compete: each offer goes to one."""
-        return Iteration(self._running().offers)
+        return Iteration(self._in_loop().offers)
 
     def on_stream(self, name: str, handler: Callable[[Stream, Address], Awaitable[object] | None]) -> None:
         """Accept streams of that name and give each to ``handler(stream, peer)``, in a task of its own.
@@ -308,6 +310,8 @@ class Bus:
         """
         if self._closing is not None:
             raise BusClosed("the bus is closed")
+        if self._started:
+            self._exchange.check_loop()
         self._exchange.bind(name, handler)
 
     # The rest is private
@@ -319,6 +323,11 @@ class Bus:
         if self._closing is not None or self._exchange.is_over:
             raise self._exchange.closed_error()
         return self._exchange
+
+    def _in_loop(self) -> AioExchange:
+        exchange = self._running()
+        exchange.check_loop()
+        return exchange
 
     def __repr__(self) -> str:
         state = "closed" if self._closing else "running" if self._started else "not started"
