@@ -210,7 +210,7 @@ class Replica(DittoBusDelegate):
             if link is not None:
                 link.end()
         for peer in peers:
-            if bus.address < peer.address:
+            if peer.has_joined and bus.address < peer.address:
                 self._open(bus, peer.address)
 
     def _open(self, bus: DittoBus, address: DittoAddress) -> None:
