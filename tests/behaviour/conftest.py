@@ -11,7 +11,7 @@ import pytest
 from tests.behaviour.aio_face import AioFace, ThreadedAioFace
 from tests.behaviour.blocking_face import BlockingFace
 from tests.behaviour.delegate_face import DelegateFace
-from tests.behaviour.face import AnyBus, AnyStream, Face, get
+from tests.behaviour.face import AnyBus, AnyStream, Face, get, until
 from tests.behaviour.proxies import Proxies
 
 if TYPE_CHECKING:
@@ -85,3 +85,8 @@ def connect(near: AnyBus, far: AnyBus, name: str = "") -> tuple[AnyStream, AnySt
     opening = near.open(far.address, name=name)
     theirs = get(get(far.take_offer()).accept())
     return get(opening), theirs
+
+
+def forget(near: AnyBus, far: AnyBus) -> None:
+    """Wait until who was closed is unknown: its record may be found between its goodbye and its end."""
+    until(lambda: near.peer(far.address) is None)

@@ -17,7 +17,7 @@ from brokerless import (
     StreamFinished,
     StreamReset,
 )
-from tests.behaviour.conftest import connect, introduce
+from tests.behaviour.conftest import connect, forget, introduce
 from tests.behaviour.face import AnyBus, AnyStream, Outcome, drain, error_of, get, until
 
 if TYPE_CHECKING:
@@ -292,6 +292,7 @@ def test_streams_end_with_the_peer(pair: Pair) -> None:
     get(far.close(timeout=0))
     assert isinstance(error_of(waiting), PeerLost | StreamReset | StreamClosed | EndOfStream)
     presence.wait_until(lambda presence: presence.lost == [(far.address, LossReason.LEFT)])
+    forget(near, far)
     assert isinstance(error_of(ours.send(b"to nobody")), BusError)
     assert isinstance(error_of(theirs.send(b"from nobody")), BusError)
     assert isinstance(error_of(near.send(b"to nobody", far.address)), BusError)

@@ -19,7 +19,7 @@ from brokerless import (
     UnknownPeer,
     UsageError,
 )
-from tests.behaviour.conftest import connect, introduce
+from tests.behaviour.conftest import connect, forget, introduce
 from tests.behaviour.face import AnyBus, AnyStream, error_of, get, until
 
 if TYPE_CHECKING:
@@ -264,6 +264,7 @@ def test_an_opening_ends_with_the_peer(pair: Pair) -> None:
     error = error_of(opening)
     assert isinstance(error, PeerLost | StreamRejected)
     presence.wait_until(lambda presence: presence.lost)
+    forget(near, far)
     assert isinstance(error_of(near.open(far.address)), PeerLost | UnknownPeer)
 
 

@@ -19,7 +19,7 @@ from brokerless import (
     SendTimeout,
     UnknownPeer,
 )
-from tests.behaviour.conftest import connect, introduce
+from tests.behaviour.conftest import connect, forget, introduce
 from tests.behaviour.face import AnyBus, error_of, get, until
 
 if TYPE_CHECKING:
@@ -193,6 +193,7 @@ def test_who_has_left_is_told_so(pair: Pair) -> None:
     presence = near.presence()
     get(far.close())
     presence.wait_until(lambda presence: presence.lost)
+    forget(near, far)
     for _ in range(2):
         error = error_of(near.send(b"to nobody", far.address))
         assert isinstance(error, PeerLost | UnknownPeer)

@@ -29,7 +29,7 @@ from brokerless import (
     StreamReset,
     UnknownPeer,
 )
-from tests.behaviour.conftest import introduce
+from tests.behaviour.conftest import forget, introduce
 from tests.behaviour.face import WAIT_S, AnyBus, AnyStream, Outcome, drain, error_of, get, until
 
 if TYPE_CHECKING:
@@ -206,6 +206,7 @@ def test_who_has_left_is_told_so(pair: Pair, reliability: Reliability) -> None:
     presence = near.presence()
     get(far.close())
     presence.wait_until(lambda presence: presence.lost)
+    forget(near, far)
     for _ in range(2):
         assert isinstance(error_of(near.send(b"to nobody", far.address, reliability)), PeerLost | UnknownPeer)
 
