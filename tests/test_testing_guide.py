@@ -56,7 +56,6 @@ def test_every_setting_and_fixture_is_named() -> None:
 
     text = GUIDE.read_text()
     settings = [*Disturbance.__dataclass_fields__]
-    settings.remove("held_s_max")  # fine print of reordering
     fixtures = [name for name in vars(pytest_dittobus) if name.startswith("dittobus_")]
     assert len(fixtures) == 5
     assert [name for name in settings + fixtures if f"`{name}`" not in text] == []
