@@ -52,6 +52,8 @@ def dittobus_kit(request: pytest.FixtureRequest) -> Iterator[Kit]:
 
     marker = request.node.get_closest_marker("dittobus")
     options = dict(marker.kwargs) if marker is not None else {}
+    if (marker is not None and marker.args) or options.keys() - {"seed", "liveness_s"}:
+        pytest.fail("@pytest.mark.dittobus takes seed= and liveness_s= only", pytrace=False)
     seed = request.config.getoption("--dittobus-seed")
     if seed is not None:
         options["seed"] = seed

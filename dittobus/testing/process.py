@@ -100,7 +100,11 @@ class Process:
                 if found := expression.search(self._output.decode(errors="replace")):
                     return found
                 if self._has_ended:
-                    raise WaitTimeout(f"{self} ended without writing {pattern!r}; it wrote:\n{self._tail()}")
+                    with contextlib.suppress(subprocess.TimeoutExpired):  # it may go on without its output
+                        self._process.wait(max(0.0, deadline - monotonic()))
+                    raise WaitTimeout(
+                        f"{self} closed its output without writing {pattern!r}; it wrote:\n{self._tail()}"
+                    )
                 if not self._came.wait(max(0.0, deadline - monotonic())) and monotonic() >= deadline:
                     raise WaitTimeout(
                         f"{self} did not write {pattern!r} within {timeout:g} s; it wrote:\n{self._tail()}"

@@ -119,6 +119,22 @@ def test_the_seed_of_the_command_line_is_that_of_every_test(pytester: pytest.Pyt
     run.assert_outcomes(passed=2)
 
 
+@pytest.mark.timeout(RUN_S + 10)
+@pytest.mark.parametrize("options", ["liveness=2", "2"])
+def test_an_option_that_is_none_says_which_are(pytester: pytest.Pytester, options: str) -> None:
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.mark.dittobus({options})
+        def test_one(dittobus_kit):
+            pass
+        """
+    )
+    run = pytester.runpytest_subprocess(*OPTIONS, timeout=RUN_S)
+    run.assert_outcomes(errors=1)
+    run.stdout.fnmatch_lines(["*@pytest.mark.dittobus takes seed= and liveness_s= only*"])
+
+
 ALONE = """
 from pathlib import Path
 def test_alone(dittobus_mesh):

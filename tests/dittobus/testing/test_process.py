@@ -87,7 +87,8 @@ def test_a_method_by_its_class_and_an_empty_stdin(kit: Kit) -> None:
 
 def test_waiting_in_vain_shows_what_was_written(kit: Kit) -> None:
     failing, counting = kit.process(programs.fail), kit.process(programs.count)
-    with pytest.raises(WaitTimeout, match=r"(?s)'fail'.* ended without writing.*RuntimeError: out of order"):
+    match = r"(?s)'fail'.*exit code 1\) closed its output without writing.*RuntimeError: out of order"
+    with pytest.raises(WaitTimeout, match=match):
         failing.wait_for_output("in order", SOON_S)
     assert failing.wait() == 1
     counting.wait_for_output("^5$", SOON_S)
