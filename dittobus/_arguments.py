@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import inspect
 import math
 from typing import TYPE_CHECKING, TypeVar
 
@@ -78,7 +80,13 @@ def checked_peer(to: Address | Peer, argument: str = "to") -> Address:
         return to
     if isinstance(to, Peer):
         return to.address
-    hint = "; wait_for_peer finds one by name, DittoAddress.parse reads one" if isinstance(to, str) else ""
+    hint = ""
+    if isinstance(to, str):
+        hint = "; wait_for_peer finds one by name, DittoAddress.parse reads one"
+    elif isinstance(to, concurrent.futures.Future):
+        hint = "; its result() is one, perhaps"
+    elif inspect.isawaitable(to):
+        hint = "; await it"
     raise TypeError(f"{argument}: expected a DittoAddress or a Peer, got {type(to).__name__}{hint}")
 
 

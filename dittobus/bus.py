@@ -411,7 +411,8 @@ class DittoBus(Recipient):
         """Send a single message; the future, and ``completion(error)``, tell when it was acknowledged.
 
         They fail with ``SendTimeout`` if nothing left this process within ``timeout`` seconds, and with
-        ``DeliveryUnknown`` if the acknowledgement did not come: then it may have arrived.
+        ``DeliveryUnknown`` if the acknowledgement did not come: then it may have arrived. Nothing else tells
+        of it: a program that looks at neither of them does not know.
 
         Of an unreliable one they tell that it was transmitted, at once: no time can run out. They fail with
         ``NoPath``, and with ``SendQueueFull`` if the network takes no more now.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import array
+import concurrent.futures
 import ctypes
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,19 @@ def test_a_peer_is_named_by_its_address_or_its_snapshot() -> None:
         checked_peer(str(address))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="to: expected"):
         checked_peer(None)  # type: ignore[arg-type]
+
+
+def test_what_is_to_bring_a_peer_is_none() -> None:
+    with pytest.raises(TypeError, match=r"got Future; its result\(\) is one"):
+        checked_peer(concurrent.futures.Future())  # type: ignore[arg-type]
+
+    async def find() -> Peer:
+        return Peer(Address(bytes(32)))
+
+    finding = find()
+    with pytest.raises(TypeError, match="got coroutine; await it"):
+        checked_peer(finding)  # type: ignore[arg-type]
+    finding.close()
 
 
 def test_names_and_metadata_have_their_limits() -> None:
