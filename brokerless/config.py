@@ -188,8 +188,11 @@ class NodeConfig:
         """Strings where sequences belong are the commonest slip: each character would be taken for one."""
         for argument in ("peers", "discovery", "interfaces", "advertise"):
             value = getattr(self, argument)
-            if isinstance(value, (str, bytes)):
+            is_default = argument == "interfaces" and value is None
+            if isinstance(value, (str, bytes)) or not (is_default or isinstance(value, Collection)):
                 raise ConfigError(f"{argument}: expected a sequence, got {value!r:.80}")
+        if self.interfaces is not None and not self.interfaces:
+            raise ConfigError("interfaces: expected one address or more, or None, got none of them")
         for ticket in self.peers:
             if not isinstance(ticket, Ticket):
                 Ticket.parse(ticket)

@@ -86,9 +86,7 @@ class Node:
         if isinstance(config.identity, Identity):
             self._identity = config.identity
         else:
-            self._identity = (
-                Identity.generate() if config.identity is None else Identity.load(config.identity)
-            )
+            self._identity = Identity.generate() if config.identity is None else _load(config.identity)
         self.address: Address = self._identity.address
         self._core: NodeCore | None = None
         self._pump: Pump | None = None
@@ -555,3 +553,10 @@ def _ipc_directory(directory: Path) -> Path | None:
     if not fits_ipc(directory / "ipc"):
         directory = private_directory()
     return make_private_directory(directory / "ipc") if fits_ipc(directory / "ipc") else None
+
+
+def _load(path: str | os.PathLike[str]) -> Identity:
+    try:
+        return Identity.load(path)
+    except ConfigError as error:
+        raise ConfigError(f"identity: {error.args[0]}", hint=error.hint) from None

@@ -90,6 +90,7 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
 
     async def start(self, config: NodeConfig) -> None:
         """Make the node and start it. Raises what it raises."""
+        self.table.own_name = config.name
         self.node = _node.make_node(config, self._on_events)
         self.node.on_closed = self._node_closed
         try:
@@ -116,7 +117,7 @@ class Exchange(ABC, Generic[StreamT, OpeningT]):
 
     def announce(self, name: str, metadata: bytes) -> None:
         """Let peers see another name or other metadata."""
-        self.node.name = name
+        self.node.name = self.table.own_name = name
         self.node.metadata = metadata
 
     def want_known(self) -> None:

@@ -27,6 +27,7 @@ PeerEvent: TypeAlias = PeerJoined | PeerChanged | PeerForgotten | PeerLeft
 """What changes in ``bus.peers``. ``PeerLeft.reason`` says why somebody has gone."""
 
 _HINT = "running, in the same mesh, and with the same secret?"
+_OWN_NAME_HINT = "it is the name of this bus itself, which is not among its peers"
 
 
 class Peers(tuple[Peer, ...]):
@@ -55,6 +56,8 @@ class PeerTable:
         self.listed: dict[Address, Peer] = {}
         self.live: dict[Address, Peer] = {}
         """Those with which there is a conversation."""
+        self.own_name = ""
+        """That of this bus, for which many a program has waited."""
         self._waits: dict[asyncio.Future[Peer], Callable[[Peer], bool]] = {}
         self._addresses: dict[asyncio.Future[Peer], Address] = {}  # of whom those wait that know it
         self._counts: dict[asyncio.Future[tuple[Peer, ...]], int] = {}
@@ -86,7 +89,8 @@ class PeerTable:
             if isinstance(target, Address):
                 self._addresses[future] = target
             future.add_done_callback(self._forget)
-            _expire(future, timeout, f"no peer {_describe(target)} within {timeout} s")
+            hint = _OWN_NAME_HINT if target == self.own_name else f"is it {_HINT}"
+            _expire(future, timeout, f"no peer {_describe(target)} within {timeout} s", hint)
         return future
 
     def wait_for_count(self, count: int, timeout: float | None) -> asyncio.Future[tuple[Peer, ...]]:
@@ -97,7 +101,7 @@ class PeerTable:
         else:
             self._counts[future] = count
             future.add_done_callback(lambda _: self._counts.pop(future, None))
-            _expire(future, timeout, f"fewer than {count} peers within {timeout} s", "are they")
+            _expire(future, timeout, f"fewer than {count} peers within {timeout} s", f"are they {_HINT}")
         return future
 
     def awaited(self) -> frozenset[Address] | None:
@@ -177,14 +181,14 @@ def _expire(
     future: asyncio.Future[Peer] | asyncio.Future[tuple[Peer, ...]],
     timeout: float | None,
     text: str,
-    who: str = "is it",
+    hint: str,
 ) -> None:
     if timeout is None:
         return
 
     def expire() -> None:
         if not future.done():
-            error: BusError = WaitTimeout(text, hint=f"{who} {_HINT}")
+            error: BusError = WaitTimeout(text, hint=hint)
             future.set_exception(error)
 
     handle = asyncio.get_running_loop().call_later(timeout, expire)

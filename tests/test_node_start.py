@@ -58,6 +58,12 @@ async def test_an_identity_in_a_file_serves_one_node_at_a_time(tmp_path: Path) -
         assert (await mesh.start(identity=tmp_path / "identity")).address == first.address
 
 
+async def test_what_is_no_file_holds_no_identity(tmp_path: Path) -> None:
+    async with Mesh(tmp_path) as mesh:
+        with pytest.raises(ConfigError, match=r"^identity: .* is not a regular file"):
+            mesh.make(identity=tmp_path)
+
+
 async def test_a_node_that_was_never_started_lets_go_of_its_identity(tmp_path: Path) -> None:
     async with Mesh(tmp_path) as mesh:
         assert await mesh.make(identity=tmp_path / "identity").node.close()
@@ -144,7 +150,7 @@ async def test_a_bad_configuration_is_refused_when_it_is_made(options: dict[str,
 
 async def test_a_machine_without_that_address_cannot_listen_there(tmp_path: Path) -> None:
     async with Mesh(tmp_path) as mesh:
-        with pytest.raises(StartError, match=r"192\.0\.2\.7"):
+        with pytest.raises(StartError, match=r"cannot listen on any tcp port of 192\.0\.2\.7"):
             await mesh.start(interfaces=("192.0.2.7",))
 
 

@@ -171,9 +171,7 @@ class MulticastDns(RecordUpdateListener):
             # The library fails altogether, and leaves sockets open, where one of several is not there.
             usable = [interface for interface in self._interfaces if is_ours(interface)]
             if not usable:
-                raise OSError(
-                    f"none of {', '.join(self._interfaces) or 'no interfaces'} is an address of this host"
-                )
+                raise OSError(f"none of {', '.join(self._interfaces)} is an address of this host")
         numbers = interface_numbers()
         return {one: one if isinstance(one, int) else numbers.get(one) for one in usable}
 

@@ -219,7 +219,8 @@ class Singles:
         while deadlines and deadlines[0][0] <= now:
             single = heappop(deadlines)[2]
             if single.send_id in self._waiting:
-                self._drop(single, SendTimeout("not sent in time", peer=self._host.remote))
+                unsent = "nothing of it was sent before its timeout"
+                self._drop(single, SendTimeout(unsent, peer=self._host.remote))
             elif not single.is_done:
                 timeout = SendTimeout("not acknowledged in time", peer=self._host.remote)
                 self._finish(single, self._unknown(timeout))

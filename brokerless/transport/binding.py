@@ -82,7 +82,8 @@ def _bind_tcp(socket: zmq.Socket[bytes], hosts: list[str], port: int) -> list[st
             _unbind(socket, bound)
             if error.errno == errno.EADDRINUSE and not port and bound and attempt < PORT_ATTEMPTS - 1:
                 continue
-            raise explained(error, f"tcp port {port or 'any'} on {', '.join(hosts)}") from error
+            which = f"tcp port {port}" if port else "any tcp port"
+            raise explained(error, f"{which} of {', '.join(hosts)}") from error
         return bound
     raise AssertionError("the last attempt returns or raises")
 

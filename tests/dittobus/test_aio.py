@@ -60,6 +60,13 @@ async def test_a_bus_starts_and_closes(mesh: dict[str, Any]) -> None:
         await bus.start()
 
 
+async def test_a_bus_is_not_among_its_peers(mesh: dict[str, Any]) -> None:
+    async with Bus("alone", **mesh) as bus:
+        for bus.name in ("alone", "renamed"):
+            with pytest.raises(WaitTimeout, match="the name of this bus itself"):
+                await bus.wait_for_peer(bus.name, timeout=0)
+
+
 async def test_a_bus_that_was_never_started(mesh: dict[str, Any]) -> None:
     bus = Bus("bus", **mesh)
     with pytest.raises(BusClosed, match="not started"):

@@ -106,6 +106,17 @@ async def test_it_is_known_whom_somebody_waits_for() -> None:
 
 
 @pytest.mark.asyncio
+async def test_waiting_for_oneself() -> None:
+    table = PeerTable()
+    table.own_name = "me"
+    with pytest.raises(WaitTimeout, match="the name of this bus itself"):
+        await table.wait_for("me", 0)
+    namesake = table.wait_for("me", None)  # which there may be
+    table.apply(PeerJoined(peer(1, "me")))
+    assert (await namesake).name == "me"
+
+
+@pytest.mark.asyncio
 async def test_waiting_in_vain() -> None:
     table = PeerTable()
     for waiting, match in (
