@@ -204,7 +204,9 @@ class StreamReset(StreamError):
 class StreamClosed(StreamError):
     """The other end closed before its application consumed all; ``last_consumed`` is the last it did.
 
-    Messages after that number were not processed there. 0 means none was.
+    Or a ``close`` ran out of time, that of the other end before this application had consumed all, or that of
+    this end before the other had; the text says which. Messages after ``last_consumed`` were not processed at
+    the other end; 0 means none was.
     """
 
     def __init__(self, last_consumed: int, *, peer: Address | None = None, hint: str = "") -> None:

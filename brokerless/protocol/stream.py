@@ -365,7 +365,8 @@ class Stream:
         if self._arrive("RESET"):
             self._note_consumed("RESET", frame.last_consumed)
             if frame.code == CLOSE_TIMEOUT:
-                self._end(StreamClosed(self._their_consumed, peer=self.peer))
+                hint = "its close ran out of time before this end had consumed all"
+                self._end(StreamClosed(self._their_consumed, peer=self.peer, hint=hint))
             else:
                 self._end(StreamReset(frame.code, frame.reason, peer=self.peer))
 
@@ -389,7 +390,8 @@ class Stream:
                 late = OpenTimeout(f"stream {self.name!r} {text}", peer=self.peer, hint=hint)
                 self._reset(OPEN_TIMEOUT, text, late)
         elif self._close_deadline is not None and self._close_deadline <= now:
-            error = StreamClosed(self._their_consumed, peer=self.peer)
+            hint = "close ran out of time: before it wait for an answer, or give it a longer timeout"
+            error = StreamClosed(self._their_consumed, peer=self.peer, hint=hint)
             self._reset(CLOSE_TIMEOUT, "not drained in time", error)
 
     def session_ended(self, error: BusError) -> None:

@@ -698,8 +698,10 @@ def test_closing_in_vain_ends_in_a_reset_that_says_so(ends: Ends) -> None:
     near_error, far_error = ended(ends.near), ended(ends.far)
     assert isinstance(near_error, StreamClosed)
     assert near_error.last_consumed == 2, "as the last grant told"
+    assert "give it a longer timeout" in near_error.hint
     assert isinstance(far_error, StreamClosed)
     assert far_error.last_consumed == 0
+    assert "its close ran out of time" in far_error.hint
 
 
 def test_close_before_the_answer(ends: Ends) -> None:
