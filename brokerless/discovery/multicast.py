@@ -120,6 +120,7 @@ class MulticastDns(RecordUpdateListener):
             )
         if old is not None:
             self._send(await self._zeroconf.async_unregister_service(old))
+            self._take_back_answers(old)
 
     async def update_interfaces(self) -> None:
         """Speak and listen on interfaces that have come, and no longer on those that have gone.
@@ -226,6 +227,13 @@ class MulticastDns(RecordUpdateListener):
         task = asyncio.ensure_future(sending)
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
+
+    def _take_back_answers(self, service: AsyncServiceInfo) -> None:
+        """Drop what others asked for and is held back for up to a second: it would come after the goodbye."""
+        for waiting in (self._zeroconf.zeroconf.out_queue, self._zeroconf.zeroconf.out_delay_queue):
+            for group in waiting.queue:
+                for record in (service.dns_pointer(), service.dns_service(), service.dns_text()):
+                    group.answers.pop(record, None)
 
     def _stop_sending(self) -> list[asyncio.Future[object]]:
         for task in self._sending:

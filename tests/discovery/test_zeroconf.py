@@ -281,6 +281,22 @@ async def test_what_was_withdrawn_does_not_come_back(stack: AsyncExitStack) -> N
 
 
 @pytest.mark.asyncio
+async def test_what_was_withdrawn_is_no_answer_any_more(stack: AsyncExitStack) -> None:
+    """Even where somebody has asked for it before, and the answer is held back for up to a second."""
+    node = await started(stack, generate_secret())
+    assert isinstance(node.discovery, ZeroconfDiscovery)
+    multicast = node.discovery._multicast
+    assert multicast is not None
+    assert multicast._service is not None
+    old, zeroconf = multicast._service, multicast._zeroconf.zeroconf
+    waiting = (zeroconf.out_queue, zeroconf.out_delay_queue)
+    for each in waiting:
+        each.async_add(current_time_millis(), {old.dns_pointer(): {old.dns_text()}, old.dns_text(): set()})
+    await node.announce("tcp://127.0.0.1:4001")
+    assert all(old.name not in str(group.answers) for each in waiting for group in each.queue)
+
+
+@pytest.mark.asyncio
 async def test_an_outsider_learns_nothing(stack: AsyncExitStack) -> None:
     outsider, key = await listening(stack), generate_secret()
     node = await started(stack, key)
