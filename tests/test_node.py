@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from brokerless import (
     StreamReset,
     Ticket,
 )
+from tests.transport.support import turns
 from tests.witness import Log, Mesh, Stubborn, files, reserved_port
 
 if TYPE_CHECKING:
@@ -113,11 +113,12 @@ async def test_many_that_start_at_once_end_up_with_one_link_each(tmp_path: Path)
     async with Mesh(tmp_path) as mesh:
         limits = Limits(handshake_timeout_s=60.0)  # what is left over would be there for that long
         nodes = [mesh.make(limits=limits) for _ in range(10)]
-        with Log(logging.DEBUG) as log:
-            await asyncio.gather(*(node.node.start() for node in nodes))
-            for node in nodes:
-                await node.joined(*(other for other in nodes if other is not node))
-            await log.until(lambda: all(node.node.stats().links == len(nodes) - 1 for node in nodes))
+        await asyncio.gather(*(node.node.start() for node in nodes))
+        for node in nodes:
+            await node.joined(*(other for other in nodes if other is not node))
+        async for _ in turns():
+            if all(node.node.stats().links == len(nodes) - 1 for node in nodes):
+                break
         assert all(len(node.of(PeerJoined)) == len(nodes) - 1 for node in nodes)
         assert all(node.of(PeerLeft) == [] for node in nodes)
 

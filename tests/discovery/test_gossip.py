@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from brokerless.address import Address
+from brokerless.config import Limits
 from brokerless.discovery import Beacon, Discovery
 from brokerless.discovery.gossip import GossipDiscovery
 from brokerless.errors import StartError
@@ -52,7 +53,7 @@ async def test_it_is_nothing_without_a_node() -> None:
 
 async def test_one_ticket_is_enough_for_five_to_meet_and_the_rendezvous_may_go(tmp_path: Path) -> None:
     async with Mesh(tmp_path) as mesh:
-        mesh.defaults["discovery"] = ("gossip",)
+        mesh.defaults |= {"discovery": ("gossip",), "limits": Limits(liveness_s=20.0)}
         rendezvous = await mesh.start("rendezvous")
         ticket = (rendezvous.node.ticket(),)
         others = [mesh.make(str(number), peers=ticket) for number in range(3)]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HASTE = {"handshake_timeout_s": 2.0}
 """Limits of a victim whose handshake timeout is waited for: long enough for the good on a busy machine."""
 
-PATIENT = {"liveness_s": 20.0}
+PATIENT = {"liveness_s": 60.0}
 """Limits of the victim and its friend: no attack may cost them their link, nor does a busy machine."""
 
 PRIVATE = (b"private-name", b"private-metadata", b"friend-name", b"friend-metadata")

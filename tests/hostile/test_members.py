@@ -438,7 +438,7 @@ async def test_of_a_flood_of_pings_as_many_are_answered_as_a_packet_holds(tmp_pa
         intruder = attack.intruder()
         await intruder.join(attack.key)
         pings = [control(PING, token, 0) for token in range(4_000)]
-        for _ in range(10):
+        for _ in range(3):  # two packets hold fewer answers
             await intruder.say(packet(0, 0, *pings))
         await attack.welcomes("meanwhile")
         await intruder.say(packet(0, 0, control(PING, 7_000_000, 0)))
