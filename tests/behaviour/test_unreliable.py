@@ -45,8 +45,8 @@ T = TypeVar("T")
 
 KIB = 1024
 STRANGER = Address(bytes(range(32)))
-RESEND_S = 0.5
-"""Whoever got nothing by then is sent the same again."""
+RESEND_S = 3.0
+"""Whoever got nothing by then is sent the same again: seldom, since what was only late then comes twice."""
 
 CLOSED = StreamClosed | StreamReset | StreamFinished | BusClosed | PeerLost
 """What a command says that comes after the end, whichever side made it."""
