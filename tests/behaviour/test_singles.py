@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +18,7 @@ from brokerless import (
     SendTimeout,
     UnknownPeer,
 )
+from brokerless.clock import now
 from tests.behaviour.conftest import connect, forget, introduce
 from tests.behaviour.face import AnyBus, error_of, get, until
 
@@ -36,12 +36,12 @@ STRANGER = Address(bytes(range(32)))
 
 def test_a_message_says_whose_it_is_and_what(pair: Pair) -> None:
     near, far = pair
-    before = time.monotonic()
+    before = now()
     get(near.send(b"hello", far.address, channel=2**32 - 1))
     message = get(far.take_message())
     assert (message.sender, message.data, message.channel) == (near.address, b"hello", 2**32 - 1)
     assert message.reliability is Reliability.RELIABLE
-    assert before <= message.received_at <= time.monotonic()
+    assert before <= message.received_at <= now()
     [peer] = far.peers
     get(far.send(bytearray(b"and back"), peer))
     assert get(near.take_message()).data == b"and back"
