@@ -31,7 +31,7 @@ class Reliability(enum.Enum):
 
 
 class PeerState(enum.Enum):
-    """How far the conversation with a peer is. One may send to a peer in any of them.
+    """How far the conversation with a peer is. What is reliable may be sent in any state, and waits.
 
     Attributes:
         KNOWN: Heard of, not dialled: there are more peers than ``limits.eager_dials_max``. Use has it
