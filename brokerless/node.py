@@ -245,7 +245,9 @@ class Node:
     async def close(self, timeout: float | None = 5.0) -> bool:  # noqa: ASYNC109 - it drains, never raises
         """Finish what is under way, say goodbye, and let go of everything.
 
-        Returns True if everything sent was acknowledged within ``timeout`` seconds (None: no limit).
+        Returns True if everything sent was acknowledged within ``timeout`` seconds (None: no limit). Streams
+        that were finished or closed are drained to their end. Of all others, too, the peer gets what was
+        sent; then they end in ``PeerLost`` there and in ``BusClosed`` here: nobody has said that it was all.
         Closing twice is harmless: who comes later waits for the first. Where that is cancelled, what is under
         way is dropped. After it returns no event is delivered.
         """
@@ -420,9 +422,13 @@ class Node:
         offer.stream.reject(code, reason)
 
     def close_stream(self, stream: Stream, timeout: float | None) -> None:
-        """Close a stream, draining what it holds for at most ``timeout`` seconds; ``StreamEnded`` follows."""
-        _, now = self._running()
-        stream.close(None if timeout is None else now + timeout)
+        """Close a stream, draining what it holds for at most ``timeout`` seconds; ``StreamEnded`` follows.
+
+        Also while the node is being closed, until it has said goodbye.
+        """
+        self._check_process()
+        if self._pump is not None:
+            stream.close(None if timeout is None else self._pump.now() + timeout)
 
     def consume(self, message: Message) -> None:
         """The application is done with a single message: its sender may send more."""

@@ -9,7 +9,6 @@ import logging
 import os
 import threading
 import weakref
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from brokerless import BusClosed, BusError, Reliability, StreamReset, UsageError
@@ -193,8 +192,7 @@ class AioExchange(InOneProcess, Exchange[Stream, "asyncio.Future[Stream]"]):
 
     def close_stream(self, core: CoreStream, timeout: float | None) -> None:
         """Close an open stream."""
-        with suppress(BusClosed):  # the bus is closing, and all its streams with it
-            self.node.close_stream(core, timeout)
+        self.node.close_stream(core, timeout)
 
     def changes(self) -> PeerChanges:
         """Return a new iteration over the changes of peers."""
@@ -276,6 +274,8 @@ class AioExchange(InOneProcess, Exchange[Stream, "asyncio.Future[Stream]"]):
         except asyncio.CancelledError:
             stream.abort()
             raise
+        except BusClosed:  # as all that waits does then
+            stream.abort(reason=UNWOUND)
         except Exception:
             _log.exception("the handler of streams named %r raised; its stream is aborted", offer.name)
             stream.abort(reason=UNWOUND)

@@ -11,7 +11,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from brokerless import BusError, Reliability, StreamReset
+from brokerless import BusClosed, BusError, Reliability, StreamReset
 from dittobus._blocking_offer import Offer
 from dittobus._blocking_stream import Stream
 from dittobus._exchange import UNWOUND, Exchange
@@ -318,6 +318,8 @@ def _attempt(future: BusFuture[Any], command: Callable[[], None]) -> None:
 def _run_handler(handler: Callable[[Stream, Address], object], stream: Stream) -> None:
     try:
         handler(stream, stream.peer)
+    except BusClosed:  # as all that waits does then
+        stream.abort(reason=UNWOUND)
     except Exception:
         _log.exception("the handler of streams named %r raised; its stream is aborted", stream.name)
         stream.abort(reason=UNWOUND)

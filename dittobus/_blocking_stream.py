@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import warnings
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
-from brokerless import BusClosed, BusError, EndOfStream, Reliability, StreamFinished, WaitTimeout
+from brokerless import BusError, EndOfStream, Reliability, StreamFinished, WaitTimeout
 from dittobus._arguments import as_bytes, checked_code, checked_reason, checked_sequence, checked_timeout
 from dittobus._exchange import UNWOUND, let_go
 from dittobus._mailbox import Mailbox, Over
@@ -365,9 +364,8 @@ class Stream:
     def _close_core(self, deadline: float | None) -> None:
         self._outbox.flush()
         self._inbox.report()
-        with contextlib.suppress(BusClosed):  # the bus is closing, and all its streams with it
-            left_s = None if deadline is None else max(0.0, deadline - monotonic())
-            self._exchange.node.close_stream(self._core, left_s)
+        left_s = None if deadline is None else max(0.0, deadline - monotonic())
+        self._exchange.node.close_stream(self._core, left_s)
 
 
 def _abort(inbox: Mailbox[bytes], core: CoreStream, code: int, reason: str) -> None:

@@ -119,7 +119,9 @@ class Bus:
         """Close all streams and the bus; return True if everything sent was acknowledged.
 
         Drains what was sent for up to ``timeout`` seconds. What is still pending then ends in an error, and
-        iterators end. When cancelled, everything is aborted. Closing twice is harmless: the second waits.
+        iterators end. A stream that was neither finished nor closed ends in ``PeerLost`` at the other end,
+        after what was sent, and in ``BusClosed`` here: nobody has said that this was all. When cancelled,
+        everything is aborted. Closing twice is harmless: the second waits.
         """
         checked_timeout(timeout)
         if self._started:

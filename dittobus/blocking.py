@@ -139,8 +139,10 @@ class Bus:
 
         Drains what was sent for up to ``timeout`` seconds. What is still pending then ends in an error:
         whoever waits in another thread gets ``BusClosed`` or, for a send, ``DeliveryUnknown``, and iterations
-        end. Waits for the handlers of streams, but not for one that outlives its stream. When interrupted,
-        everything is aborted. Closing twice is harmless: the second waits.
+        over messages, offers and changes end. A stream that was neither finished nor closed ends in
+        ``PeerLost`` at the other end, after what was sent, and in ``BusClosed`` here: nobody has said that
+        this was all. Waits for the handlers of streams, but not for one that outlives its stream. When
+        interrupted, everything is aborted. Closing twice is harmless: the second waits.
         """
         checked_timeout(timeout)
         begun = monotonic()

@@ -175,10 +175,12 @@ class DittoBus(Recipient):
         """Close all streams and the bus; return True if everything sent was acknowledged.
 
         Drains what was sent for up to ``timeout`` seconds. What is still pending then ends in an error, and
-        every completion is queued. Lets callbacks that are queued run, where they can; after it has returned
-        none starts, and one that still runs when the time is up is left behind, which is logged. Works from
-        any thread, from a callback (those that were queued are then dropped; futures have their outcome), and
-        twice. On the I/O thread it begins to close, and returns False.
+        every completion is queued. A stream that was neither finished nor closed ends in ``PeerLost`` at the
+        other end, after what was sent, and in ``BusClosed`` here: nobody has said that this was all. Lets
+        callbacks that are queued run, where they can; after it has returned none starts, and one that still
+        runs when the time is up is left behind, which is logged. Works from any thread, from a callback
+        (those that were queued are then dropped; futures have their outcome), and twice. On the I/O thread it
+        begins to close, and returns False.
         """
         checked_timeout(timeout)
         begun = monotonic()

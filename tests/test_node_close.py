@@ -93,13 +93,14 @@ async def test_what_was_sent_before_is_acknowledged_first(tmp_path: Path) -> Non
         assert [(done.send_id, done.error) for done in first.of(SendDone)] == [(n, None) for n in ids]
 
 
-async def test_open_streams_are_drained_and_closed(tmp_path: Path) -> None:
+async def test_finished_streams_are_drained_and_closed(tmp_path: Path) -> None:
     async with Mesh(tmp_path) as mesh:
         first, second = await mesh.pair()
         stream = await first.opened(second, "x")
         other = await second.incoming("x")
         for number in range(50):
             stream.send(bytes(10_000) + b"%d" % number)
+        stream.finish()
         assert await first.node.close()
         assert [len(data) for data in second.received[other]] == [10_001] * 10 + [10_002] * 40
         [ended] = first.of(StreamEnded)
@@ -115,6 +116,7 @@ async def test_what_nobody_consumes_is_given_up_at_the_timeout(tmp_path: Path) -
         stream = await first.opened(second, "x")
         while stream.room > 50_000:
             stream.send(bytes(50_000))
+        stream.finish()
         acknowledged, seconds = await timed_close(first, 0.3)
         assert not acknowledged
         assert seconds >= 0.3
@@ -204,6 +206,7 @@ async def test_it_may_be_closed_twice_and_at_once(tmp_path: Path) -> None:
         second.consumes = False
         stream = await first.opened(second, "x")
         stream.send(b"x")
+        stream.finish()
         first.told.clear()
         outcomes = await asyncio.gather(first.node.close(0.1), first.node.close(5))
         assert outcomes == [False, False]  # the second waits for the first, and knows how it went

@@ -143,8 +143,11 @@ class NodeCore:
 
     @property
     def is_drained(self) -> bool:
-        """True when nothing waits to be sent or acknowledged, and no stream is open."""
-        return all(session.is_idle and not session.streams for session in self.sessions)
+        """Once it leaves: true when nothing waits to be sent or acknowledged, nor a stream for its end."""
+        return all(
+            session.is_idle and all(stream.is_drained for stream in session.streams.values())
+            for session in self.sessions
+        )
 
     @property
     def has_parted(self) -> bool:
@@ -395,12 +398,12 @@ class NodeCore:
                 peering.announce(link, now)
 
     def leave(self, deadline: float | None) -> None:
-        """Close every stream, draining until ``deadline``; wait for ``is_drained``, then ``farewell``."""
+        """Drain every stream until ``deadline``, take no more; wait for ``is_drained``, then ``farewell``."""
         self._leaving = True
         for session in self.sessions:
             session.lanes.is_leaving = True
             for stream in list(session.streams.values()):
-                stream.close(deadline)
+                stream.leave(deadline)
 
     def farewell(self, now: float) -> None:
         """Say goodbye to everybody and end all sessions; wait for ``has_parted``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from brokerless.errors import (
+    BusClosed,
     BusError,
     ConfigError,
     MessageTooLarge,
@@ -144,6 +145,11 @@ class Stream:
     def is_over(self) -> bool:
         """Whether ``StreamEnded`` has been told."""
         return self.state is StreamState.ENDED
+
+    @property
+    def is_drained(self) -> bool:
+        """Once it has been left: whether it has nothing to wait for but acknowledgements."""
+        return self.is_over or (self._sending is Sending.SENDING and not self._out.queued_cost)
 
     @property
     def consumed_sequence(self) -> int:
@@ -285,6 +291,18 @@ class Stream:
             self._host.deadline_changed(self)
         self._end_if_done()
 
+    def leave(self, deadline: float | None) -> None:
+        """The node is being closed: as ``close`` if the application has said that it sends no more.
+
+        Otherwise what is queued is still sent, until ``is_drained``, but not that this was all. So the other
+        end gets it, and then ``PeerLost``: no clean end, for nobody here has made one.
+        """
+        if self._sending is not Sending.SENDING or self.state is StreamState.OFFERED:
+            self.close(deadline)
+            return
+        self._receiver.close()
+        self._stop_taking(BusClosed("the bus was closed", peer=self.peer))
+
     def abort(self, code: int = 0, reason: str = "") -> None:
         """Drop everything now."""
         if self.is_over:
@@ -350,8 +368,9 @@ class Stream:
     def on_close(self, frame: wire.Close) -> None:
         """Take note that the other application consumes no more."""
         if self._arrive("CLOSE"):
-            self._sending = step(self, SENDING, self._sending, "CLOSE")
+            following = step(self, SENDING, self._sending, "CLOSE")
             self._note_consumed("CLOSE", frame.last_consumed)
+            self._sending = following
             if self._sending is Sending.STOPPED:
                 self._stop_taking(StreamClosed(self._their_consumed, peer=self.peer))
                 self._out.drop()
@@ -395,7 +414,8 @@ class Stream:
             self._reset(CLOSE_TIMEOUT, "not drained in time", error)
 
     def session_ended(self, error: BusError) -> None:
-        """End with the session."""
+        """End with the session: well if all is said but how much the other end would have sent."""
+        self._end_if_done(receiving=Receiving.DISCARDING)
         if not self.is_over:
             self._end(error)
 
@@ -522,8 +542,8 @@ class Stream:
         self._host.control(wire.Reset(self.id, code, reason, self.consumed_sequence))
         self._end(error)
 
-    def _end_if_done(self) -> None:
-        if self._sending is Sending.DONE and self._receiver.state is Receiving.DONE and not self.is_over:
+    def _end_if_done(self, receiving: Receiving = Receiving.DONE) -> None:
+        if self._sending is Sending.DONE and self._receiver.state is receiving and not self.is_over:
             complete = self._their_consumed == self._out.last_sequence
             self._end(None if complete else StreamClosed(self._their_consumed, peer=self.peer))
 

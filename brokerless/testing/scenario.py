@@ -326,6 +326,7 @@ class Scenario:
             if not side.ends:
                 application.accept(side)
                 if side.may_write and (side.is_given_up or not side.wants_ready):  # else it is told first
+                    side.sends_no_more = True
                     side.stream.finish()
         application.consume()
 

@@ -75,6 +75,8 @@ class Side:
     is_open: bool = False
     is_given_up: bool = False
     """Closed or aborted here, or its node has left."""
+    sends_no_more: bool = False
+    """Its application has said so: a node that leaves does not say it for it."""
     was_aborted: bool = False
     was_rejected: bool = False
     wants_ready: bool = False
@@ -217,6 +219,7 @@ class Application:
             return
         what = self.world.choice(["finish", "finish", "close", "close in time", "abort"])
         self._say(what, "of", side.stream.id)
+        side.sends_no_more |= what != "abort"
         if what == "finish":
             side.stream.finish()
             return
@@ -396,8 +399,10 @@ class Application:
         assert not side.ends
         assert not side.has_finished, "finished twice"
         side.has_finished = True
+        other = self.world.other(side)
+        assert other.sends_no_more, "an end that nobody made"
         if side.is_reliable:
-            assert side.received == len(self.world.other(side).sent), "an end that was none"
+            assert side.received == len(other.sent), "an end that was none"
 
     def _ended(self, event: StreamEnded) -> None:
         side, error = self.sides[event.stream.name], event.error

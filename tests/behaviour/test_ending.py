@@ -305,7 +305,7 @@ def test_closing_the_bus_drains_and_ends_everything_once(pair: Pair) -> None:
     taking, offering = near.take_message(), near.take_offer()
     sent = send_numbers(ours, 100)
     closing = [near.close(timeout=None), near.close(timeout=None)]
-    assert theirs.receive_all() == sent
+    assert [get(theirs.receive()) for _ in sent] == sent
     assert [get(outcome) for outcome in closing] == [True, True]
     assert isinstance(error_of(receiving), BusError)
     assert isinstance(error_of(ours.send(b"later")), CLOSED)
@@ -316,6 +316,29 @@ def test_closing_the_bus_drains_and_ends_everything_once(pair: Pair) -> None:
     for waiting in (taking, offering):
         assert not waiting.done() or isinstance(error_of(waiting), EOFError | BusClosed)
     assert get(near.close()) is True
+
+
+def test_a_stream_that_nobody_has_finished_does_not_end_well_when_the_bus_is_closed(pair: Pair) -> None:
+    near, far = pair
+    ours, theirs = connect(near, far)
+    sent = send_numbers(ours, 10)
+    assert get(theirs.send(b"unfinished, too"))
+    assert get(near.close()) is True
+    assert [get(theirs.receive()) for _ in sent] == sent
+    assert isinstance(error_of(theirs.receive()), PeerLost)
+    received = drain(ours)
+    assert isinstance(received, BusClosed)
+
+
+def test_a_stream_that_is_finished_is_drained_and_ends_well_when_the_bus_is_closed(pair: Pair) -> None:
+    near, far = pair
+    ours, theirs = connect(near, far)
+    sent = send_numbers(ours, 10)
+    get(ours.finish())
+    closing = near.close(timeout=None)
+    assert theirs.receive_all() == sent
+    assert get(closing) is True
+    assert close_told(theirs) is None
 
 
 def test_a_bus_that_is_closed_in_no_time_says_what_was_not_acknowledged(pair: Pair) -> None:

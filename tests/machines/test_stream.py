@@ -127,7 +127,9 @@ class Model:
         self.expected: list[Any] = []
         """Events that are due, in order."""
         self.deafened = False
-        """The application here has closed: it is given nothing more."""
+        """The application here has closed, or its node is being closed: it is given nothing more."""
+        self.is_left = False
+        """The node is being closed: nothing more is taken to send, but that does not make it all there is."""
 
     # The peer
 
@@ -257,6 +259,13 @@ class Model:
                 assert frame.last_consumed == self.theirs.consumed
         assert self.ours.messages == self.queued[: len(self.ours.messages)]
 
+    def lose(self) -> None:
+        """The session ends: who takes nothing more, and has all that it sent consumed, loses nothing."""
+        if self.ours.is_over and self.theirs.is_closed:
+            self.end(None if self.ours.consumed == len(self.queued) else StreamClosed)
+        else:
+            self.end(PeerLost)
+
     def end_if_done(self) -> None:
         if self.ours.is_over and self.theirs.is_over and not self.is_over:
             self.end(None if self.ours.consumed == len(self.queued) else StreamClosed)
@@ -268,7 +277,7 @@ SIZES = (
 OFF = st.sampled_from([0] * 15 + [1, -1])
 """What a number of the peer's is off by: mostly nothing."""
 ENDINGS = ["", "", *["peer_finishes", "peer_closes", "finish", "close"] * 2]
-ENDINGS += ["peer_answers", "peer_resets", "reject", "abort"]
+ENDINGS += ["peer_answers", "peer_resets", "reject", "abort", "leave"]
 alive = precondition(lambda self: not self.model.is_over)
 
 
@@ -340,7 +349,7 @@ class StreamAgainstTheRules(RuleBasedStateMachine):
                 handler(frame)
             # The session ends, and with it the stream.
             self.stream.session_ended(PeerLost(reason="expelled"))
-            model.end(PeerLost)
+            model.lose()
         else:
             handler(frame)
             model.hear(frame)
@@ -430,8 +439,8 @@ class StreamAgainstTheRules(RuleBasedStateMachine):
                 self.peer_answers(LATE[number % 2])
             case "peer_resets":
                 self.peer_resets(off, [0, 7, OPEN_TIMEOUT, CLOSE_TIMEOUT][number % 4])
-            case "close":
-                self.close(number or None)
+            case "close" | "leave":
+                getattr(self, what)(number or None)
             case "finish" | "reject" | "abort":
                 getattr(self, what)()
 
@@ -453,10 +462,10 @@ class StreamAgainstTheRules(RuleBasedStateMachine):
         except SendQueueFull:
             assert waits
         except BusError:
-            assert model.is_over or not (model.is_open or model.opener)
+            assert model.is_over or model.is_left or not (model.is_open or model.opener)
         else:
             assert model.is_open or model.opener
-            assert not any((model.is_over, model.is_finishing, model.ours.is_closed))
+            assert not any((model.is_over, model.is_finishing, model.is_left, model.ours.is_closed))
             assert size <= MESSAGE_MAX
             model.queued.append(data)
             assert sequence == len(model.queued)
@@ -499,14 +508,25 @@ class StreamAgainstTheRules(RuleBasedStateMachine):
             self.look()
 
     def close(self, deadline: int | None) -> None:
+        if self.model.is_open or self.model.opener:
+            self.model.is_finishing = True
+        self.take_no_more()
+        self.stream.close(None if deadline is None else self.end.now + deadline)
+        self.look()
+
+    def leave(self, deadline: int | None) -> None:
+        self.model.is_left = True
+        self.take_no_more()
+        self.stream.leave(None if deadline is None else self.end.now + deadline)
+        self.look()
+
+    def take_no_more(self) -> None:
         model = self.model
         if not (model.is_open or model.opener or model.is_over):
             model.end(StreamRejected)
         elif not model.is_over:
-            model.is_finishing = model.deafened = True
+            model.deafened = True
             model.told = model.told[: model.theirs.consumed] if model.is_open else []
-        self.stream.close(None if deadline is None else self.end.now + deadline)
-        self.look()
 
     def abort(self) -> None:
         if not self.model.is_over:

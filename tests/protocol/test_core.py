@@ -38,6 +38,7 @@ from brokerless.model import (
     ReliablePath,
     SendDone,
     StreamEnded,
+    StreamFinishedReceiving,
     StreamOffered,
     Traffic,
     UnreliableWaiting,
@@ -881,23 +882,43 @@ def test_whoever_waits_is_woken() -> None:
 def test_leaving_drains_and_says_goodbye() -> None:
     network = SimNetwork(6)
     lower, higher = network.pair()
-    stream = lower.open_stream(higher)
+    finished, unfinished = lower.open_stream(higher), lower.open_stream(higher)
     for number in range(100):
-        stream.send(b"%d" % number)
+        finished.send(b"%d" % number)
+        unfinished.send(b"%d" % number)
         lower.send(b"%d" % number, to=higher)
+    finished.finish()
     lower.core.leave(network.now + 5.0)
     network.run_until(lambda: lower.core.is_drained, limit_s=5.0)
     network.run(0)
-    assert list(higher.received.values()) == [[b"%d" % number for number in range(100)]]
+    assert list(higher.received.values()) == [[b"%d" % number for number in range(100)]] * 2
     assert higher.singles == [b"%d" % number for number in range(100)]
-    assert [event.error for event in lower.of_type(StreamEnded)] == [None]
+    assert [(event.stream, event.error) for event in lower.of_type(StreamEnded)] == [(finished, None)]
     lower.core.farewell(network.now)
     assert not lower.core.has_parted
     network.run_until(lambda: lower.core.has_parted, limit_s=LAST_WORD_S)
     assert [event.reason for event in higher.of_type(PeerLeft)] == [LossReason.LEFT]
     assert [event.reason for event in lower.of_type(PeerLeft)] == [LossReason.LEFT]
+    assert isinstance(lower.of_type(StreamEnded)[-1].error, BusClosed)
+    assert [event.stream.id for event in higher.of_type(StreamFinishedReceiving)] == [finished.id]
+    assert [type(event.error) for event in higher.of_type(StreamEnded)] == [type(None), PeerLost]
     network.run(10.0)
     assert len(higher.of_type(PeerJoined)) == 1
+
+
+def test_who_leaves_without_having_finished_ends_well_for_whom_it_had_read_to_the_end() -> None:
+    network = SimNetwork(7)
+    lower, higher = network.pair()
+    stream = lower.open_stream(higher)
+    stream.send(b"data")
+    stream.close()
+    network.run(0.5)
+    assert list(higher.received.values()) == [[b"data"]]
+    higher.core.leave(network.now + 5.0)
+    network.run_until(lambda: higher.core.is_drained, limit_s=5.0)
+    higher.core.farewell(network.now)
+    network.run_until(lambda: lower.of_type(StreamEnded), limit_s=5.0)
+    assert [event.error for event in lower.of_type(StreamEnded)] == [None]
 
 
 def test_leaving_takes_no_more_streams_from_old_peers_or_new() -> None:
@@ -934,6 +955,7 @@ def test_drained_across_an_outage() -> None:
     network.run(0.5)
     stream.send(b"last words")
     network.cut_all()
+    stream.finish()
     lower.core.leave(network.now + 5.0)
     network.run_until(lambda: lower.core.is_drained, limit_s=3.0)
     network.run(0)

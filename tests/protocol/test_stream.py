@@ -720,6 +720,100 @@ def test_close_before_the_answer(ends: Ends) -> None:
     assert ended(ends.far) is None
 
 
+def test_who_leaves_unfinished_drains_but_does_not_say_that_this_was_all(ends: Ends) -> None:
+    near, far = ends.open()
+    for _ in range(6):
+        near.send(bytes(1000))  # more than the window
+    far.send(b"too late")
+    near.leave(10.0)
+    assert not near.is_drained
+    with pytest.raises(BusClosed):
+        near.send(b"later")
+    ends.exchange()
+    assert isinstance(far.send_error, StreamClosed)
+    while not near.is_drained:
+        far.consume(1)
+        ends.exchange()
+    near.session_ended(BusClosed("the bus was closed"))
+    far.session_ended(LOST)
+    assert len(data_of(ends.far.events)) == 6
+    assert StreamFinishedReceiving(far) not in ends.far.events
+    assert ended(ends.far) is LOST
+    assert isinstance(ended(ends.near), BusClosed)
+    assert data_of(ends.near.events) == []
+    assert near.is_drained
+
+
+def test_who_leaves_and_is_told_that_nobody_reads_is_done(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    near.leave(10.0)
+    far.close()
+    ends.exchange()
+    assert isinstance(ended(ends.near), StreamClosed)
+    assert ended(ends.far) is None
+
+
+def test_who_leaves_and_then_closes_has_finished(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    near.leave(10.0)
+    near.close(10.0)
+    ends.exchange()
+    assert not near.is_drained
+    assert ends.far.events[-1] == StreamFinishedReceiving(far)
+    far.consume(1)
+    ends.exchange()
+    assert near.is_drained
+    assert ended(ends.near) is None
+
+
+def test_who_leaves_a_finished_stream_closes_it(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    near.finish()
+    near.leave(10.0)
+    assert near.next_deadline() == 10.0
+    ends.exchange()
+    assert not near.is_drained
+    far.consume(1)
+    ends.exchange()
+    assert ended(ends.near) is None
+    assert ended(ends.far) is None
+
+
+def test_who_leaves_turns_offers_down(ends: Ends) -> None:
+    ends.near.open()
+    ends.exchange()
+    ends.far.stream(2).leave(10.0)
+    ends.exchange()
+    error = ended(ends.near)
+    assert isinstance(error, StreamRejected)
+    assert error.code == UNTAKEN
+
+
+def test_the_session_ends_well_for_whom_all_was_consumed_and_who_wants_nothing_more(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    near.close()
+    ends.exchange()
+    far.consume(1)
+    far.leave(10.0)
+    ends.exchange()
+    near.session_ended(LOST)
+    assert ended(ends.near) is None
+
+
+def test_the_session_does_not_end_well_for_whom_not_all_was_consumed(ends: Ends) -> None:
+    near, far = ends.open()
+    near.send(b"x")
+    near.close()
+    ends.exchange()
+    near.session_ended(LOST)
+    assert ended(ends.near) is LOST
+    assert not far.is_over
+
+
 def test_abort_drops_everything_on_both_sides(ends: Ends) -> None:
     near, far = ends.open()
     near.send(b"x")
