@@ -202,6 +202,13 @@ CREDIT = (
 
 STREAMS = (
     _core(
+        "say for an application that leaves that its streams are complete",
+        "stream",
+        "if self._sending is not Sending.SENDING or self.state is StreamState.OFFERED:",
+        "if not self.is_over:",
+        simulated=True,
+    ),
+    _core(
         "finish before all has left",
         "stream",
         "        if out.queued_cost:\n            sent",
